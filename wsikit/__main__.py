@@ -1,0 +1,6 @@
+"""``python -m wsikit`` is ``wsikit``."""
+
+from wsikit.cli.main import main
+
+if __name__ == "__main__":
+    main()

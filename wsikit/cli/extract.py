@@ -1,0 +1,110 @@
+"""wsikit extract: slides -> feature store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+wsikit extract slides/ --out cohort.zarr
+
+wsikit extract slides/*.svs --out cohort.zarr --encoder colour --target-mpp 0.5 --tile-px 256 --workers 4
+
+wsikit extract --manifest slides.csv --out cohort.zarr --encoder timm:vit_small_patch16_224 --weights vit.safetensors
+
+Exit code: 0 all slides done, 1 some are not (see the table), 2 the run could not be made.
+The same command goes on where a run ended."""
+
+_ADVANCED = "Advanced"
+
+
+def command(
+    slides: Annotated[list[Path] | None, typer.Argument(help="Slide files, and folders to search for them.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The feature store: new, or one to go on with.")] = ...,  # type: ignore[assignment]
+    encoder: Annotated[str, typer.Option(help="Tile encoder; 'wsikit models' lists them.")] = "colour",
+    weights: Annotated[str | None, typer.Option(help="For encoders with weights: a file, 'hub', or 'random'.")] = None,
+    target_mpp: Annotated[float, typer.Option(help="Resolution of the tiles, um per pixel.")] = 0.5,
+    tile_px: Annotated[int, typer.Option(help="Side of a tile, px.")] = 256,
+    min_tissue: Annotated[float, typer.Option(help="Keep tiles with at least this fraction of tissue.")] = 0.25,
+    tissue: Annotated[str, typer.Option(help="How tissue is found; 'wsikit models' lists the methods.")] = "saturation",
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
+    stride_px: Annotated[
+        int | None, typer.Option(help="Distance of tiles, px. Default: --tile-px.", rich_help_panel=_ADVANCED)
+    ] = None,
+    tissue_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for the tissue method; can be repeated.", rich_help_panel=_ADVANCED),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="um per pixel of slides whose file records none.", rich_help_panel=_ADVANCED),
+    ] = None,
+    allow_unequal_mpp: Annotated[
+        bool, typer.Option("--allow-unequal-mpp", help="Accept pixels that are not square.", rich_help_panel=_ADVANCED)
+    ] = False,
+    max_unreadable: Annotated[
+        float,
+        typer.Option(help="Share of unreadable tiles above which a slide is damaged.", rich_help_panel=_ADVANCED),
+    ] = 0.0,
+    batch_size: Annotated[int, typer.Option(help="Tiles per call of the encoder.", rich_help_panel=_ADVANCED)] = 64,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_ADVANCED)
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.", rich_help_panel=_ADVANCED)] = "auto",
+    encoder_threads: Annotated[
+        int, typer.Option(help="CPU threads of the encoder, per worker.", rich_help_panel=_ADVANCED)
+    ] = 1,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait while another run holds the store.", rich_help_panel=_ADVANCED)
+    ] = False,
+) -> None:
+    """Cut slides into tiles, encode them, and keep the features in a Zarr store.
+
+    What is done already is not done again. Every slide gets a row in the table and an overlay
+    picture; one bad slide never stops the rest.
+    """
+    from wsikit.cli.show import LiveProgress, results_table
+    from wsikit.extract.run import extract
+    from wsikit.extract.settings import EncoderSettings
+    from wsikit.slides.tiling import TilingSpec
+
+    with LiveProgress() as progress:
+        report = extract(
+            slides or [],
+            out=out,
+            encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads),
+            spec=TilingSpec(tile_px, target_mpp, stride_px, min_tissue),
+            tissue=tissue,
+            tissue_options=dict(_option(text) for text in tissue_option or []),
+            manifest=manifest,
+            missing_mpp=mpp,
+            allow_unequal_mpp=allow_unequal_mpp,
+            max_unreadable=max_unreadable,
+            workers=workers,
+            wait=wait,
+            progress=progress,
+        )
+    results_table(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _option(text: str) -> tuple[str, object]:
+    import json
+
+    from wsikit.errors import ConfigError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--tissue-option {text!r}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

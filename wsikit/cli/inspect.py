@@ -1,0 +1,76 @@
+"""wsikit inspect: what is in a store, and what one row of it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+wsikit inspect cohort.zarr
+
+wsikit inspect cohort.zarr a-slide"""
+
+
+def command(
+    store: Annotated[Path, typer.Argument(help="The feature store.")],
+    slide: Annotated[str | None, typer.Argument(help="One slide of it.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """What is in a store; for one slide, what a row of it means in pixels and micrometres."""
+    from wsikit.cli.show import print_json, stdout_console
+    from wsikit.store.reader import open_store
+
+    opened = open_store(store)
+    console = stdout_console()
+    if slide is None:
+        facts = {**opened.attributes, "slides": opened.slide_ids}
+        if json_:
+            print_json(facts)
+            return
+        tiling, tissue = opened.configuration["tiling"], opened.configuration["tissue"]
+        lines = [
+            f"{store}: wsikit feature store, version {facts['encoding-version']}, {len(opened.slide_ids)} slides",
+            f"tiles     {tiling['tile_px']} px at {tiling['target_mpp']} um per pixel, every {tiling['stride_px']} px, "
+            f"with at least {tiling['min_tissue']:g} of their area on tissue",
+            f"tissue    {tissue['method']}",
+            *(f"slide     {name}: {', '.join(opened.keys(name)) or 'no features'}" for name in opened.slide_ids),
+        ]
+    else:
+        facts = {**opened.slide(slide), "features": {k: opened.encoder(slide, k) for k in opened.keys(slide)}}
+        if json_:
+            print_json(facts)
+            return
+        lines = _slide_lines(slide, facts, opened.coords(slide).tolist())
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _slide_lines(slide: str, facts: dict, coords: list) -> list[str]:  # type: ignore[type-arg]
+    width, height = facts["size_level0_px"]
+    x_um, y_um = (t * m for t, m in zip(facts["tile_level0_px"], facts["mpp"], strict=True))
+    counts = facts["counts"]
+    read = "read as scanned" if facts["resampler"] == "none" else f"resampled ({facts['resampler']})"
+    lines = [
+        f"{slide}: {facts['vendor']}, read by {facts['reader']}, {width} x {height} px at level 0",
+        f"resolution  mpp {facts['mpp'][0]:.6g} x {facts['mpp'][1]:.6g} um per pixel ({facts['mpp_source']})",
+        f"tissue      {facts['tissue']['area_mm2']:.2f} mm2, {100 * facts['tissue']['fraction']:.1f} % of the slide",
+        f"tiles       {counts['kept']:,} kept, {counts['glass']:,} on glass, {counts['edge_tissue']:,} dropped at the "
+        "edge",
+        f"one tile    {facts['tile_px']} px of {facts['achieved_mpp'][0]:.6g} um = {x_um:.1f} x {y_um:.1f} um; level "
+        f"{facts['level']}, {facts['read_px'][0]} x {facts['read_px'][1]} px of it, {read}",
+    ]
+    if coords:
+        x, y = coords[0]
+        tile_w, tile_h = facts["tile_level0_px"]
+        x0, y0 = x * facts["mpp"][0] / 1000, y * facts["mpp"][1] / 1000
+        lines.append(
+            f"row 0       coords ({x}, {y}): level-0 px {x} to {x + tile_w:.0f} across and {y} to {y + tile_h:.0f} "
+            f"down, its corner {x0:.3f} mm right of and {y0:.3f} mm below the slide's top left"
+        )
+    for key, made in facts["features"].items():
+        card = made["card"]
+        lines.append(f"features    {key}: {card['name']}, {card['dim']}-d, {card['licence']}, {card['source']}")
+    return lines

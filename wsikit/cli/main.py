@@ -1,0 +1,70 @@
+"""``wsikit``: finds the commands beside it, and turns wsikit's errors into one clear message."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from typing import Annotated
+
+import typer
+
+import wsikit.cli
+from wsikit.errors import WsikitError
+
+EXIT_FAILED = 1
+"""The command ran, and something in its table is not as it should be."""
+
+EXIT_UNUSABLE = 2
+"""The command could not run as asked."""
+
+app = typer.Typer(
+    name="wsikit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From whole-slide images to slide-level answers.",
+    epilog="Begin with: wsikit extract slides/ --out cohort.zarr --encoder colour",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from wsikit import __version__
+
+        typer.echo(f"wsikit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """From whole-slide images to slide-level answers."""
+
+
+def _load() -> None:
+    """Each module of this package with a ``command`` function is a command of the module's name."""
+    for found in sorted(pkgutil.iter_modules(wsikit.cli.__path__), key=lambda m: m.name):
+        module = importlib.import_module(f"wsikit.cli.{found.name}")
+        if hasattr(module, "command"):
+            app.command(name=found.name.removesuffix("_"), epilog=getattr(module, "EXAMPLES", None))(module.command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    import logging
+
+    _load()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except WsikitError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(EXIT_UNUSABLE)
+    except KeyboardInterrupt:
+        typer.secho("stopped; nothing that was finished is lost, the same command goes on", err=True)
+        sys.exit(130)

@@ -1,0 +1,153 @@
+"""Progress bars and tables of the commands."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wsikit.extract.outcome import SlideOutcome
+    from wsikit.extract.run import RunReport
+
+LOG_EVERY_S = 30.0
+"""Where there is no terminal (a SLURM log), a line this often instead of a bar."""
+
+
+class LiveProgress:
+    """Slides, tiles, tiles/s and time left, as a bar in a terminal and as lines in a log."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._slides = self._bar.add_task("slides", total=None, rate="")
+        self._tiles = self._bar.add_task("tiles ", total=0, rate="")
+        self._total_slides = self._done_slides = self._planned_slides = self._failed = 0
+        self._total_tiles = self._done_tiles = 0
+        self._began = self._logged = time.monotonic()
+
+    def __enter__(self) -> LiveProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def slides(self, total: int) -> None:
+        """How many slides there are."""
+        self._total_slides = total
+        self._began = time.monotonic()
+        self._bar.update(self._slides, total=total)
+
+    def planned(self, slide_id: str, tiles_to_do: int) -> None:
+        """A slide is planned: its tiles are known, and those of the rest are guessed from the mean so far."""
+        self._planned_slides += 1
+        self._total_tiles += tiles_to_do
+        guess = round(self._total_tiles * self._total_slides / self._planned_slides)
+        self._bar.update(self._tiles, total=guess)
+
+    def tiles(self, count: int) -> None:
+        """So many tiles more are encoded."""
+        self._done_tiles += count
+        self._bar.update(self._tiles, completed=self._done_tiles, rate=f"{self._rate():,.0f} tiles/s")
+        self._log()
+
+    def finished(self, outcome: SlideOutcome) -> None:
+        """Nothing more will happen to this slide."""
+        self._done_slides += 1
+        self._failed += not outcome.ok
+        self._bar.update(self._slides, advance=1, rate=f"{self._failed} failed" if self._failed else "")
+        if not outcome.ok:
+            self._console.print(f"[red]{outcome.state}[/red] {outcome.slide_id}", highlight=False)
+
+    def say(self, line: str) -> None:
+        """Something to know."""
+        self._console.print(line, highlight=False, markup=False)
+
+    def _rate(self) -> float:
+        return self._done_tiles / max(time.monotonic() - self._began, 1e-9)
+
+    def _log(self) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._logged < LOG_EVERY_S:
+            return
+        self._logged = now
+        guess = self._total_tiles * self._total_slides / max(1, self._planned_slides)
+        left_s = max(0.0, guess - self._done_tiles) / max(self._rate(), 1e-9)
+        self.say(
+            f"{self._done_slides} of {self._total_slides} slides, {self._done_tiles:,} tiles, "
+            f"{self._rate():,.0f} tiles/s, about {left_s / 60:.0f} min left, {self._failed} failed"
+        )
+
+
+def stderr_console() -> Console:
+    """A console for progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def print_json(value: object) -> None:
+    """JSON on standard output; dataclasses as objects."""
+    import dataclasses
+    import json
+
+    def plain(item: object) -> object:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return dataclasses.asdict(item)
+        return str(item)
+
+    print(json.dumps(value, default=plain, indent=1))
+
+
+def stdout_console() -> Console:
+    """A console for tables; wide enough in a log that no reason is cut."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def results_table(report: RunReport) -> None:
+    """The per-slide table of a run, what it amounts to, and where to look next."""
+    from rich.table import Table
+
+    console = stdout_console()
+    table = Table(title=f"{report.store.name} ({report.key})", title_justify="left")
+    for name in ("slide", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("tiles", "unreadable", "dropped", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("reason", overflow="fold", ratio=1)
+    shown = report.outcomes if len(report.outcomes) <= 40 else [o for o in report.outcomes if not o.ok]
+    for o in shown:
+        state = f"[green]{o.state}[/green]" if o.ok else f"[red]{o.state}[/red]"
+        table.add_row(
+            o.slide_id, state, f"{o.tiles:,}", f"{o.unreadable:,}", f"{o.dropped:,}", f"{o.seconds:.1f}",
+            " ".join(o.reason.split()),
+        )  # fmt: skip
+    console.print(table)
+    good = sum(o.ok for o in report.outcomes)
+    bad = len(report.outcomes) - good
+    if len(shown) < len(report.outcomes):
+        console.print(f"({good} slides that are done are not shown; all are in slides.csv)")
+    tiles = sum(o.tiles - o.unreadable for o in report.outcomes)
+    console.print(f"{good} slides done, {bad} not; {tiles:,} tiles have features.", highlight=False)
+    console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
+    console.print(f"pictures  {report.report / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(f"tables    {report.report / 'slides.csv'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""One encoder or family of encoders per file; ``wsikit.encoders.registry`` finds them."""

@@ -1,0 +1,1 @@
+"""Slides -> feature store, on Dask."""

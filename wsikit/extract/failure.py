@@ -1,0 +1,67 @@
+"""Failures of one slide, as values: they go into the table, and the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsikit.errors import WsikitError
+from wsikit.extract.inputs import SlideEntry
+
+
+class StoreWriteError(WsikitError, OSError):
+    """The store cannot be written: full disk, no permission, unplugged mount. It ends the run."""
+
+    state = "store-error"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a slide is not done.
+
+    Attributes:
+        state: One word, as it stands in the results table.
+        reason: What is wrong, and what to do.
+        traceback: For errors that no check foresaw.
+        fatal: Whether no other slide can be done either.
+    """
+
+    state: str
+    reason: str
+    traceback: str = ""
+    fatal: bool = False
+
+
+def failure_of(error: Exception, entry: SlideEntry) -> Failure:
+    """An error as a row of the table; the slide goes by its id there, because paths may name patients."""
+    if isinstance(error, WsikitError):
+        state, reason, trace = error.state, str(error), ""
+    else:
+        state, reason = "failed", f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+    reason, trace = (text.replace(str(entry.path), entry.slide_id) for text in (reason, trace))
+    return Failure(state, reason, trace, fatal=isinstance(error, StoreWriteError))
+
+
+@contextlib.contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Turn the system's refusal to write to the store into an error that ends the run, not one slide."""
+    try:
+        yield
+    except WsikitError:
+        raise
+    except OSError as error:
+        what = {
+            errno.ENOSPC: "the disk is full",
+            getattr(errno, "EDQUOT", -1): "the disk quota is used up",  # Windows has no such number
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "no permission",
+        }.get(error.errno or 0, str(error))
+        raise StoreWriteError(
+            f"store {root}: cannot be written: {what}; what is done so far is kept: mend it, then run the same "
+            "command again"
+        ) from error

@@ -1,0 +1,183 @@
+"""Which slides to extract: files, folders, and a manifest that says what the files do not."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from wsikit.errors import ConfigError
+from wsikit.registry import nearest
+from wsikit.slides.base import SLIDE_SUFFIXES, slide_id_of
+from wsikit.store.format import check_slide_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide to extract, and what is given about it.
+
+    Attributes:
+        slide_id: Its name in the store.
+        path: The file.
+        mpp: Micrometres per level-0 pixel (x, y), if given.
+        scene: Scene or focal plane, if given.
+    """
+
+    slide_id: str
+    path: Path
+    mpp: tuple[float, float] | None = None
+    scene: str | None = None
+
+
+COLUMNS = {
+    "path": "file, absolute or relative to the manifest; or give 'slide'",
+    "slide": "file name or slide id of one of the slides named on the command line",
+    "slide_id": "name in the store (default: the file name without its ending)",
+    "mpp": "micrometres per level-0 pixel",
+    "mpp_x": "the same along x, where the two differ",
+    "mpp_y": "the same along y",
+    "scene": "scene or focal plane, for files with several",
+}
+"""Columns of a manifest; one of ``path`` and ``slide`` is needed."""
+
+
+def collect_slides(
+    paths: Iterable[str | PathLike[str]], *, manifest: str | PathLike[str] | None = None
+) -> list[SlideEntry]:
+    """The slides to extract, sorted by id.
+
+    Args:
+        paths: Slide files, and folders to search through (all levels) for files with a slide's ending.
+        manifest: CSV with the columns of ``COLUMNS``. Rows with ``path`` add slides; rows with
+            ``slide`` say more about slides among ``paths``.
+
+    Raises:
+        ConfigError: Nothing found, a missing file, an unknown column, a row that names no slide or
+            an odd value, two slides of one id.
+    """
+    files = _search(paths)
+    entries = [SlideEntry(slide_id_of(path), path) for path in files]
+    if manifest is not None:
+        entries = _apply_manifest(entries, Path(manifest))
+    if not entries:
+        raise ConfigError("no slides: name slide files, folders that hold them, or a manifest with a column 'path'")
+    seen: dict[str, SlideEntry] = {}
+    for entry in sorted(entries, key=lambda e: (e.slide_id, str(e.path))):
+        check_slide_id(entry.slide_id)
+        # Compared without case: "A" and "a" are one folder on Windows and macOS.
+        other = seen.setdefault(entry.slide_id.casefold(), entry)
+        if other is not entry:
+            raise ConfigError(
+                f"two slides would both be {entry.slide_id!r} in the store: {other.path} and {entry.path}; "
+                "give one another 'slide_id' in a manifest"
+            )
+    return list(seen.values())
+
+
+def _search(paths: Iterable[str | PathLike[str]]) -> list[Path]:
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            slides = [p for p in inside if p.suffix.lower() in SLIDE_SUFFIXES]
+            if not slides:
+                kinds = sorted({p.suffix for p in inside})[:5]
+                raise ConfigError(
+                    f"folder {path} holds no slides: {len(inside)} files"
+                    + (f" ending in {', '.join(k or '(nothing)' for k in kinds)}" if inside else "")
+                    + f"; expected {' '.join(SLIDE_SUFFIXES)}; a file with another ending can be named outright"
+                )
+            if len(slides) < len(inside):
+                log.info("folder %s: %d files are not slides and are left out", path, len(inside) - len(slides))
+            found += slides
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ConfigError(f"no such file or folder: {path}")
+    unique = {path.resolve(): path for path in reversed(found)}  # the first spelling of each
+    return list(reversed(unique.values()))
+
+
+def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[SlideEntry]:
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            rows = list(reader)
+            header = [name or "" for name in reader.fieldnames or []]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"manifest {manifest}: {error}") from error
+    for name in header:
+        if name not in COLUMNS:
+            raise ConfigError(
+                f"manifest {manifest}: unknown column {name!r}{nearest(name, COLUMNS)} (known: {', '.join(COLUMNS)})"
+            )
+    if ("path" in header) == ("slide" in header):
+        raise ConfigError(
+            f"manifest {manifest}: expected one of the columns 'path' and 'slide', found {', '.join(header)}"
+        )
+    chosen = list(entries)
+    told: dict[Path, int] = {}
+    for number, row in enumerate(rows, start=2):
+        where = f"manifest {manifest}, line {number}"
+        if None in row:
+            raise ConfigError(f"{where}: more fields than the header has")
+        values = {name: (value or "").strip() for name, value in row.items()}
+        if not any(values.values()):
+            continue
+        index = _entry_of(chosen, values, manifest, where)
+        entry = chosen[index]
+        if entry.path in told:
+            raise ConfigError(f"{where}: {entry.path} has a row already, in line {told[entry.path]}")
+        told[entry.path] = number
+        chosen[index] = SlideEntry(
+            values.get("slide_id") or entry.slide_id, entry.path, _mpp(values, where), values.get("scene") or None
+        )
+    return chosen
+
+
+def _entry_of(entries: list[SlideEntry], values: dict[str, str], manifest: Path, where: str) -> int:
+    if "path" in values:
+        path = Path(values["path"])
+        path = path if path.is_absolute() else manifest.parent / path
+        if not values["path"] or not path.is_file():
+            raise ConfigError(f"{where}: no such file: {values['path'] or '(empty)'}")
+        for i, entry in enumerate(entries):
+            if entry.path.resolve() == path.resolve():
+                return i
+        entries.append(SlideEntry(slide_id_of(path), path))
+        return len(entries) - 1
+    name = values["slide"]
+    found = [i for i, e in enumerate(entries) if name in (e.path.name, slide_id_of(e.path), str(e.path))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = " and ".join(str(entries[i].path) for i in found[:2])
+        raise ConfigError(f"{where}: {name!r} is the name of several slides: {both}; use the column 'path'")
+    known = [e.path.name for e in entries]
+    raise ConfigError(f"{where}: no slide {name!r} among the {len(entries)} given{nearest(name, known)}")
+
+
+def _mpp(values: dict[str, str], where: str) -> tuple[float, float] | None:
+    numbers: dict[str, float] = {}
+    for name in ("mpp", "mpp_x", "mpp_y"):
+        text = values.get(name, "")
+        if text:
+            try:
+                numbers[name] = float(text)
+            except ValueError:
+                raise ConfigError(f"{where}: {name} is {text!r}; expected a number of micrometres per pixel") from None
+            if not 0.02 <= numbers[name] <= 40:
+                raise ConfigError(f"{where}: {name} is {text}; expected 0.02 to 40 micrometres per pixel")
+    if "mpp" in numbers:
+        if len(numbers) > 1:
+            raise ConfigError(f"{where}: give either mpp, or mpp_x and mpp_y")
+        return numbers["mpp"], numbers["mpp"]
+    if len(numbers) == 1:
+        raise ConfigError(f"{where}: mpp_x and mpp_y go together")
+    return (numbers["mpp_x"], numbers["mpp_y"]) if numbers else None

@@ -1,0 +1,144 @@
+"""Planning one slide: its tissue, its tiles, what the store keeps of it, and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import ChangedError, MissingMppError, NoTissueError
+from wsikit.extract.failure import writing
+from wsikit.extract.inputs import SlideEntry
+from wsikit.extract.pictures import picture_plan, picture_stored
+from wsikit.extract.settings import RunSettings
+from wsikit.geometry import Mpp
+from wsikit.provenance import file_bytes, fingerprint
+from wsikit.slides.level import LevelChoice
+from wsikit.slides.open import open_slide
+from wsikit.slides.slide import Slide
+from wsikit.slides.tiling import TileSet, tile_slide
+from wsikit.slides.tissue_mask import TissueMask, segment_tissue
+from wsikit.store import format as fmt
+from wsikit.store.writer import slide_attributes, write_plan
+
+
+def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]:
+    """Find tissue and tiles of a slide, write its plan to the store, draw its picture; returns its attributes.
+
+    Raises:
+        NoTissueError: No tile has enough tissue. The picture is drawn all the same.
+    """
+    with open_entry(entry, settings) as slide:
+        tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
+        tiles = tile_slide(slide, tissue, settings.spec)
+        if settings.report is not None:
+            picture_plan(settings.report, entry.slide_id, slide, tissue, tiles)
+        if not len(tiles):
+            found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
+            cause = (
+                f"{found}, but no whole tile has {settings.spec.min_tissue:g} of its area on it"
+                if tissue.mask.any()
+                else f"{found} by the method {tissue.method!r}"
+            )
+            raise NoTissueError(f"slide {entry.slide_id}: no tiles: {cause}; look at its overlay picture")
+        attributes = plan_attributes(entry.path, slide, tissue, tiles)
+    with writing(root):
+        write_plan(
+            root, entry.slide_id, attributes=attributes, coords=tiles.coords, quality=tiles.tissue_fraction[:, None]
+        )
+    return attributes
+
+
+def open_entry(entry: SlideEntry, settings: RunSettings) -> Slide:
+    """Open a slide with what is given about it; ``missing_mpp`` only where the file has none."""
+    options: dict[str, Any] = {"scene": entry.scene, "allow_unequal_mpp": settings.allow_unequal_mpp}
+    try:
+        return open_slide(entry.path, mpp=entry.mpp, **options)
+    except MissingMppError:
+        if settings.missing_mpp is None:
+            raise
+        return open_slide(entry.path, mpp=settings.missing_mpp, **options)
+
+
+def plan_attributes(path: Path, slide: Slide, tissue: TissueMask, tiles: TileSet) -> dict[str, Any]:
+    """What the store keeps of a slide: measures and choices; no path, no text of the scanner."""
+    return {
+        "fingerprint": fingerprint(path),
+        "file_bytes": file_bytes(path),
+        "vendor": slide.vendor,
+        "reader": slide.reader,
+        "scene": slide.scene,
+        "scenes": len(slide.scenes) or 1,
+        "size_level0_px": list(slide.size),
+        "mpp": list(slide.mpp),
+        "mpp_source": slide.mpp_source,
+        "level": tiles.choice.level,
+        "level_downsample": tiles.choice.downsample,
+        "read_px": list(tiles.choice.read_px),
+        "resampler": tiles.choice.resampler,
+        "achieved_mpp": list(tiles.achieved_mpp),
+        "tile_px": tiles.tile_px,
+        "tile_level0_px": list(tiles.tile_level0_px),
+        "stride_level0_px": list(tiles.stride_level0_px),
+        "tissue": {
+            "method": tissue.method,
+            "parameters": dict(tissue.parameters),
+            "fraction": tissue.fraction,
+            "area_mm2": tissue.area_mm2,
+            "unreadable_px": tissue.unreadable_px,
+        },
+        "counts": asdict(tiles.counts),
+    }
+
+
+def choice_of(attributes: Mapping[str, Any]) -> LevelChoice:
+    """How a planned slide's tiles are read, from its attributes."""
+    width, height = attributes["read_px"]
+    return LevelChoice(
+        attributes["level"], attributes["level_downsample"], (width, height),
+        Mpp(*attributes["achieved_mpp"]), attributes["resampler"],
+    )  # fmt: skip
+
+
+def same_slide(root: Path, entry: SlideEntry) -> dict[str, Any]:
+    """Attributes of a planned slide, after making sure that the file and what is given are the same.
+
+    Raises:
+        ChangedError: Another file, resolution or scene than the store was begun with.
+    """
+    attributes = slide_attributes(root, entry.slide_id)
+    found = fingerprint(entry.path)
+    if found != attributes["fingerprint"]:
+        raise ChangedError(
+            f"slide {entry.slide_id}: the file is not the one that the store was begun with (fingerprint "
+            f"{found[:12]}, stored {attributes['fingerprint'][:12]}; {file_bytes(entry.path):,} bytes, stored "
+            f"{attributes['file_bytes']:,}); 'wsikit remove' it from the store first, or give it another slide_id"
+        )
+    if entry.mpp is not None and list(entry.mpp) != attributes["mpp"]:
+        raise ChangedError(
+            f"slide {entry.slide_id}: mpp {list(entry.mpp)} is given, the store has {attributes['mpp']} "
+            f"({attributes['mpp_source']}); 'wsikit remove' it from the store first"
+        )
+    if entry.scene != attributes["scene"]:
+        raise ChangedError(
+            f"slide {entry.slide_id}: scene {entry.scene!r} is asked for, the store has {attributes['scene']!r}"
+        )
+    return attributes
+
+
+def picture_again(root: Path, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:
+    """A planned slide's picture from the store: its tiles, without the outline of the tissue."""
+    assert settings.report is not None
+    with open_entry(entry, settings) as slide:
+        picture_stored(settings.report, entry.slide_id, slide, read_coords(root, entry.slide_id), attributes)
+
+
+def read_coords(root: Path, slide_id: str) -> npt.NDArray[np.int32]:
+    """(N, 2) int32 of a planned slide."""
+    import zarr
+
+    return np.asarray(zarr.open_array(fmt.Layout(root).slide(slide_id) / "coords", mode="r")[:])

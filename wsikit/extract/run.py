@@ -1,0 +1,300 @@
+"""One extraction run: plan every slide, encode every shard, keep account of each slide."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from wsikit.errors import ConfigError
+from wsikit.extract.failure import Failure, StoreWriteError
+from wsikit.extract.inputs import SlideEntry, collect_slides
+from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
+from wsikit.extract.pictures import write_page
+from wsikit.extract.settings import EncoderSettings, RunSettings
+from wsikit.slides.tiling import TilingSpec
+from wsikit.slides.tissue_mask import DEFAULT_METHOD
+from wsikit.store.format import Layout, shards_of
+from wsikit.store.lease import Lease
+from wsikit.store.objects import read_record, write_atomic
+from wsikit.store.writer import begin_store
+
+
+class Progress:
+    """What a run tells whoever watches it: override what you want to see."""
+
+    def slides(self, total: int) -> None:
+        """How many slides there are."""
+
+    def planned(self, slide_id: str, tiles_to_do: int) -> None:
+        """A slide is planned (or cannot be: 0 tiles)."""
+
+    def tiles(self, count: int) -> None:
+        """So many tiles more are encoded."""
+
+    def finished(self, outcome: SlideOutcome) -> None:
+        """Nothing more will happen to this slide."""
+
+    def say(self, line: str) -> None:
+        """Something to know."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What came of a run.
+
+    Attributes:
+        store: The feature store.
+        key: Key of the encoder's features in it.
+        outcomes: One for every slide asked for, sorted by id.
+        report: Folder with slides.csv, failures.csv, index.html and overlays.
+    """
+
+    store: Path
+    key: str
+    outcomes: tuple[SlideOutcome, ...]
+    report: Path
+
+    @property
+    def ok(self) -> bool:
+        """Whether every slide is done."""
+        return all(outcome.ok for outcome in self.outcomes)
+
+
+def extract(
+    slides: Iterable[str | PathLike[str]] | str | PathLike[str],
+    *,
+    out: str | PathLike[str],
+    encoder: str | EncoderSettings = "colour",
+    spec: TilingSpec | None = None,
+    tissue: str = DEFAULT_METHOD,
+    tissue_options: dict[str, Any] | None = None,
+    manifest: str | PathLike[str] | None = None,
+    missing_mpp: float | None = None,
+    allow_unequal_mpp: bool = False,
+    max_unreadable: float = 0.0,
+    workers: int | None = None,
+    wait: bool = False,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Turn slides into a feature store. What is done already is not done again.
+
+    Run as a script, the call belongs under ``if __name__ == "__main__":``, because the workers are
+    fresh processes that import the script.
+
+    Args:
+        slides: Slide files and folders.
+        out: The store, new or begun earlier with the same settings.
+        encoder: Name, or name and how it is run.
+        spec: How slides are tiled.
+        tissue: Tissue segmenter.
+        tissue_options: Its options.
+        manifest: CSV that adds slides, ids, resolutions, scenes (see ``extract.inputs.COLUMNS``).
+        missing_mpp: Micrometres per pixel for slides whose file records none.
+        allow_unequal_mpp: Accept pixels that are not square.
+        max_unreadable: Share of a slide's tiles that may be unreadable before it counts as damaged.
+        workers: Worker processes on this machine; default one per core, or one per GPU.
+        wait: Wait for another run on the same store instead of raising.
+        progress: Told what happens.
+
+    Returns:
+        What became of each slide; also written beside the store, as ``<out>.report``.
+
+    Raises:
+        ConfigError: Nothing to do, or settings or a manifest that cannot be used.
+        ChangedError: The store was begun with other settings.
+        StoreLockedError: Another run is alive on this store.
+        StoreWriteError: The store cannot be written.
+
+    Example:
+        >>> report = wk.extract("slides/", out="cohort.zarr", encoder="colour")   # doctest: +SKIP
+        >>> [o.reason for o in report.outcomes if not o.ok]                       # doctest: +SKIP
+    """
+    entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
+    root = Path(out)
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}; at least 1")
+    settings = RunSettings(
+        store=root.absolute(),
+        report=report_folder(root).absolute(),
+        spec=spec or TilingSpec(),
+        tissue=tissue,
+        tissue_options=tissue_options or {},
+        encoder=encoder if isinstance(encoder, EncoderSettings) else EncoderSettings(encoder),
+        missing_mpp=missing_mpp,
+        allow_unequal_mpp=allow_unequal_mpp,
+    )
+    configuration = settings.configuration()  # errors in names and options come before any work
+    return _Run(settings, configuration, entries, max_unreadable, progress or Progress()).go(workers, wait)
+
+
+def report_folder(store: Path) -> Path:
+    """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``."""
+    return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
+
+
+@dataclass
+class _Account:
+    """A slide between its plan and its last shard."""
+
+    tiles: int
+    dropped: int
+    left: int
+    seconds: float
+    failure: Any = None
+
+
+@dataclass
+class _Run:
+    settings: RunSettings
+    configuration: dict[str, Any]
+    entries: Sequence[SlideEntry]
+    max_unreadable: float
+    progress: Progress
+    accounts: dict[str, _Account] = field(default_factory=dict)
+    outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
+    key: str = ""
+
+    def go(self, workers: int | None, wait: bool) -> RunReport:
+        from wsikit.extract.clusters import default_workers, local_client
+
+        root, report = self.settings.store, self.settings.report
+        assert report is not None
+        with contextlib.ExitStack() as stack:
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                report.mkdir(parents=True, exist_ok=True)
+                lease = stack.enter_context(Lease(root, wait=wait, say=self.progress.say))
+                begin_store(root, self.configuration)
+            except OSError as error:
+                raise StoreWriteError(f"store {root}: cannot be created or written: {error}") from error
+            number = workers or default_workers(self.settings.encoder.device)
+            self.progress.slides(len(self.entries))
+            try:
+                with local_client(number) as client:
+                    self._run_on(client, lease, number)
+            finally:
+                self._write_account(report)
+        return RunReport(root, self.key, tuple(self.outcomes[e.slide_id] for e in self.entries), report)
+
+    def _run_on(self, client: Any, lease: Lease, workers: int) -> None:
+        from distributed import as_completed
+
+        from wsikit.extract import worker as tasks
+
+        client.register_plugin(tasks.ExtractPlugin(self.settings, {e.slide_id: e for e in self.entries}))
+        facts = client.submit(tasks.describe_encoder, pure=False).result()
+        if isinstance(facts, Failure):
+            raise ConfigError(facts.reason)
+        self.key = facts.key
+        self._note_run()
+        client.subscribe_topic(tasks.TOPIC, lambda event: self.progress.tiles(int(event[1])))
+        store = str(self.settings.store)
+        plans, shards = deque(self.entries), deque[tuple[str, int]]()
+        # Enough tasks that no worker waits for the client, few enough that the scheduler stays small.
+        window, flying = 6 * workers, as_completed()
+        names: dict[Any, tuple[str, int | None]] = {}
+        while plans or shards or names:
+            while len(names) < window and (shards or plans):
+                if shards:
+                    todo = shards.popleft()
+                    future = client.submit(tasks.encode_shard, store, *todo, pure=False)
+                    names[future] = todo
+                else:
+                    slide_id = plans.popleft().slide_id
+                    future = client.submit(tasks.plan_slide, store, slide_id, pure=False)
+                    names[future] = slide_id, None
+                flying.add(future)
+            future = next(flying)
+            slide_id, shard = names.pop(future)
+            lease.check()
+            result = self._result(future, slide_id, shard)
+            if isinstance(result, tasks.Planned):
+                self._planned(result)
+                shards.extend((slide_id, s) for s in result.missing)
+            else:
+                self._encoded(result)
+        client.unsubscribe_topic(tasks.TOPIC)
+
+    def _result(self, future: Any, slide_id: str, shard: int | None) -> Any:
+        """A task's result; the death of its worker, or an error outside the slide's own, as a failure."""
+        from distributed import KilledWorker
+
+        from wsikit.extract.worker import Encoded, Planned
+
+        try:
+            result = future.result()
+        except KilledWorker as error:
+            failure = Failure(
+                "killed-worker",
+                f"slide {slide_id}: the worker that had it died {error.allowed_failures + 1} times "
+                "(out of memory, or a crash of a decoder on this file); see 'dmesg' or the job's log, try fewer "
+                "--workers, and have a look at the file",
+            )
+            result = Planned(slide_id, failure=failure) if shard is None else Encoded(slide_id, shard, failure=failure)
+        if result.failure is not None and result.failure.fatal:
+            raise StoreWriteError(result.failure.reason)
+        return result
+
+    def _planned(self, plan: Any) -> None:
+        if plan.failure is not None:
+            self.progress.planned(plan.slide_id, 0)
+            self._finish(plan.slide_id, _Account(0, 0, 0, plan.seconds, plan.failure))
+            return
+        account = _Account(plan.tiles, plan.dropped, len(plan.missing), plan.seconds)
+        self.accounts[plan.slide_id] = account
+        share = len(plan.missing) / max(1, shards_of(plan.tiles))
+        self.progress.planned(plan.slide_id, round(plan.tiles * share))
+        if not plan.missing:
+            self._finish(plan.slide_id, account)
+
+    def _encoded(self, result: Any) -> None:
+        account = self.accounts[result.slide_id]
+        account.left -= 1
+        account.seconds += result.seconds
+        account.failure = account.failure or result.failure
+        if account.left == 0:
+            self._finish(result.slide_id, account)
+
+    def _finish(self, slide_id: str, account: _Account) -> None:
+        tiles, failure = account.tiles, account.failure
+        unreadable = 0 if failure else self._not_ok(slide_id, tiles)
+        state, reason, trace = DONE, "", ""
+        if failure:
+            state, reason, trace = failure.state, failure.reason, failure.traceback
+        elif unreadable > self.max_unreadable * tiles:
+            state = DAMAGED
+            reason = (
+                f"slide {slide_id}: {unreadable} of {tiles} tiles have no feature (status 1: not decoded, 2: not "
+                "finite); the others are in the store; copy the file again, or allow it with --max-unreadable"
+            )
+        outcome = SlideOutcome(slide_id, state, tiles, unreadable, account.dropped, account.seconds, reason, trace)
+        self.outcomes[slide_id] = outcome
+        remember(self.settings.store, outcome)
+        self.progress.finished(outcome)
+
+    def _not_ok(self, slide_id: str, tiles: int) -> int:
+        layout = Layout(self.settings.store)
+        records = (read_record(layout.shard_record(slide_id, self.key, s)) for s in range(shards_of(tiles)))
+        return sum(int(record["not_ok"]) for record in records if record is not None)
+
+    def _note_run(self) -> None:
+        """What this run was asked for, so that ``wsikit status`` knows what remains."""
+        note = {"key": self.key, "slides": sorted(e.slide_id for e in self.entries)}
+        write_atomic(Layout(self.settings.store).private / "run.json", json.dumps(note).encode())
+
+    def _write_account(self, report: Path) -> None:
+        """Tables and page, of an interrupted run too: what it did not reach is "not-reached"."""
+        rest = [e.slide_id for e in self.entries if e.slide_id not in self.outcomes]
+        reason = "the run ended before this slide; the same command goes on"
+        everything = [*self.outcomes.values(), *(SlideOutcome(s, "not-reached", reason=reason) for s in rest)]
+        try:
+            write_tables(report, everything)
+            write_page(report, f"{self.settings.store.name}: {len(self.entries)} slides", everything)
+        except OSError as error:  # a full disk must not hide why the run ended
+            self.progress.say(f"the tables in {report} could not be written: {error}")

@@ -1,0 +1,72 @@
+"""What one extraction run is asked to do: sent to every worker once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsikit.errors import ConfigError
+from wsikit.slides.tiling import TilingSpec
+from wsikit.slides.tissue_mask import DEFAULT_METHOD, recorded_parameters
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Which encoder, and how it is run.
+
+    Args:
+        name: As for :func:`wsikit.create_encoder`.
+        weights: Path, "hub" or "random", for encoders that have weights.
+        precision: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", or "auto": CUDA where there is one.
+        batch_size: Tiles per call. It is part of what makes two runs equal to the bit.
+        threads: Threads of the encoder on a CPU, per worker; likewise.
+    """
+
+    name: str = "colour"
+    weights: str | None = None
+    precision: str = "float32"
+    device: str = "auto"
+    batch_size: int = 64
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.threads < 1:
+            raise ConfigError(
+                f"encoder {self.name!r}: batch_size={self.batch_size}, threads={self.threads}; both are at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything a worker needs to know, apart from which slide and which shard.
+
+    Args:
+        store: Folder of the feature store.
+        report: Folder for pictures and tables, or None for none.
+        spec: How slides are tiled.
+        tissue: Name of the tissue segmenter.
+        tissue_options: Its options.
+        encoder: The encoder and how it is run.
+        missing_mpp: Micrometres per pixel for slides whose file records none.
+        allow_unequal_mpp: Accept pixels that are not square.
+    """
+
+    store: Path
+    report: Path | None = None
+    spec: TilingSpec = field(default_factory=TilingSpec)
+    tissue: str = DEFAULT_METHOD
+    tissue_options: Mapping[str, Any] = field(default_factory=dict)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    missing_mpp: float | None = None
+    allow_unequal_mpp: bool = False
+
+    def configuration(self) -> dict[str, Any]:
+        """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
+        return {
+            "tiling": {**asdict(self.spec), "stride_px": self.spec.effective_stride_px},
+            "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
+            "resampling": {"coarser": "area", "finer": "cubic"},
+        }

@@ -1,0 +1,1 @@
+"""Where tissue is: one segmentation method per file; ``wsikit.slides.tissue_mask.SEGMENTERS`` finds them."""

@@ -1,0 +1,1 @@
+"""Vectors at rest: the Zarr feature store. Its written specification is docs/reference/store-format.md."""

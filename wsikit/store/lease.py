@@ -1,0 +1,201 @@
+"""One run at a time on a store: a lease with an owner and a heartbeat.
+
+Leases are numbered files. The holder of the highest number has the store. Who finds that lease
+expired creates the next number with "create only if absent", which one contender alone can win; a
+holder that was only asleep finds the higher number at its next heartbeat and stops. No file locks
+are used: network file systems do not keep them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wsikit.errors import StoreLockedError
+from wsikit.store.format import Layout
+
+HEARTBEAT_S = 5.0
+EXPIRES_S = 60.0
+_RELEASED = ".released"
+
+
+class Lease:
+    """The right to write to a store, taken on entering the ``with`` and given back on leaving it.
+
+    Args:
+        root: The store's folder.
+        heartbeat_s: Seconds between signs of life.
+        expires_s: A lease without a sign of life for this long may be taken over.
+        wait: If another run is alive, wait for it to end instead of raising.
+        say: Called with a line of text when there is something to wait for.
+
+    Raises:
+        StoreLockedError: Another run is alive on this store.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
+        expires_s: float = EXPIRES_S,
+        wait: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._folder, self._root = Layout(root).leases, root
+        self._heartbeat_s, self._expires_s, self._wait, self._say = heartbeat_s, expires_s, wait, say
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._path: Path | None = None
+        self._lost = False
+
+    def __enter__(self) -> Lease:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path = self._take()
+        self._thread = threading.Thread(target=self._beat, name="wsikit-lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._path is not None and not self._lost:
+            # On a full or unplugged disk the lease cannot be given back; it then expires by itself.
+            with contextlib.suppress(OSError):
+                os.replace(self._path, self._path.with_suffix(_RELEASED))
+
+    def check(self) -> None:
+        """Raise StoreLockedError if another run has taken the store over meanwhile."""
+        if self._lost:
+            raise StoreLockedError(
+                f"store {self._root}: this run gave no sign of life for {self._expires_s:.0f} s and another has taken "
+                "the store over; nothing is lost: let that one end, then run the same command again"
+            )
+
+    def _take(self) -> Path:
+        seen: dict[Path, int] = {}
+        told = False
+        while True:
+            current = self.current()
+            if current is None or current.suffix == _RELEASED or self.expired(current):
+                taken = self._create(int(current.stem) + 1 if current is not None else 1)
+                if taken is not None:
+                    return taken
+                continue  # another contender was faster: look again
+            beat = _mtime_ns(current)
+            alive = seen.setdefault(current, beat) != beat
+            if alive and not self._wait:
+                raise StoreLockedError(
+                    f"store {self._root}: in use by {_describe(current)}; wait for it (--wait), or stop it first"
+                )
+            if not told:
+                self._say(f"store {self._root} is held by {_describe(current)}; looking whether it is alive ...")
+                told = True
+            time.sleep(min(1.0, self._heartbeat_s / 4))
+
+    def current(self) -> Path | None:
+        """The lease with the highest number, held or given back: numbers are never used twice."""
+        numbered = [p for p in self._folder.iterdir() if p.stem.isdigit()]
+        return max(numbered, key=lambda p: int(p.stem), default=None)
+
+    def _create(self, number: int) -> Path | None:
+        path = self._folder / f"{number:08d}"
+        owner = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid()), "user": _user()}
+        try:
+            with path.open("x") as handle:
+                handle.write(json.dumps(owner))
+        except FileExistsError:
+            return None
+        for other in self._folder.iterdir():  # those it took over from
+            if other.stem.isdigit() and int(other.stem) < number:
+                other.unlink(missing_ok=True)
+        return path
+
+    def expired(self, path: Path) -> bool:
+        """Whether a lease's holder is surely dead (of this machine) or silent for too long (of another)."""
+        owner = _owner(path)
+        if owner.get("host") == platform.node() and "pid" in owner and _started(owner["pid"]) != owner.get("started"):
+            return True  # it ran on this machine, and is not running any more
+        return self._now_ns() - _mtime_ns(path) > self._expires_s * 1e9
+
+    def _now_ns(self) -> int:
+        """The time of the file system's clock, which may differ from this machine's."""
+        probe = self._folder / f"clock-{uuid.uuid4().hex}"
+        probe.touch()
+        try:
+            return _mtime_ns(probe)
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        assert self._path is not None
+        while not self._stop.wait(self._heartbeat_s):
+            with contextlib.suppress(OSError):  # an unplugged disk may come back; the next beat tells
+                current = self.current()
+                if current != self._path:
+                    self._lost = True
+                    return
+                os.utime(self._path)
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0  # given back a moment ago
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}  # just being written, or given back
+    return owner if isinstance(owner, dict) else {}
+
+
+def _describe(path: Path) -> str:
+    owner = _owner(path)
+    return f"process {owner.get('pid', '?')} of {owner.get('user', '?')} on {owner.get('host', '?')}"
+
+
+def _started(pid: int) -> float | None:
+    """When a process of this machine began, or None if it does not run."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 2)
+    except psutil.Error:
+        return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no name in a container
+        return "unknown"
+
+
+def holder(root: Path) -> str:
+    """Who holds a store now, in words, or an empty string."""
+    lease = Lease(root)
+    try:
+        current = lease.current()
+        if current is None or current.suffix == _RELEASED or lease.expired(current):
+            return ""
+    except OSError:
+        return ""  # no lease was ever taken, or the store cannot be written: the clock then cannot be read
+    return _describe(current)

@@ -1,0 +1,129 @@
+"""Join stores of equal configuration, and take slides out of one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wsikit.config import differences
+from wsikit.errors import ChangedError, StoreError, UnknownNameError
+from wsikit.provenance import sha256_file
+from wsikit.registry import nearest
+from wsikit.store import format as fmt
+from wsikit.store.lease import Lease
+from wsikit.store.objects import read_record, sync, sync_folder, write_atomic
+from wsikit.store.reader import FeatureStore, open_store
+from wsikit.store.writer import begin_store, read_plan
+
+
+def merge_stores(
+    out: Path,
+    sources: Sequence[Path],
+    *,
+    progress: Callable[[str], None] = lambda slide_id: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Copy the finished parts of stores into one.
+
+    SLURM arrays write one store each; this joins them. Objects are copied as they are and their
+    hashes compared on the way; a killed merge is repeated with the same command.
+
+    Args:
+        out: The store to copy into, new or of equal configuration.
+        sources: The stores to copy from; they are not changed.
+        progress: Called with each slide's id when it is copied.
+        say: Called with a line of text while another run holds ``out``.
+
+    Returns:
+        Slides of ``sources``, sorted.
+
+    Raises:
+        ChangedError: Configurations differ, or one slide id stands for two slides.
+        StoreError: A source is damaged, or the same store as ``out``.
+    """
+    stores = [open_store(path) for path in sources]
+    for store in stores:
+        if out.exists() and store.path.resolve() == out.resolve():
+            raise StoreError(f"merge: {store.path} is both a source and the target")
+        lines = differences(stores[0].configuration, store.configuration)
+        if lines:
+            raise ChangedError(
+                f"merge: {store.path} was made with other settings than {stores[0].path}: {'; '.join(lines)}"
+            )
+    _refuse_conflicts(stores)
+    out.mkdir(parents=True, exist_ok=True)
+    with Lease(out, say=say) as lease:
+        begin_store(out, stores[0].configuration)
+        _refuse_conflicts([*stores, open_store(out)])
+        for store in stores:
+            for slide_id in store.slide_ids:
+                lease.check()
+                _copy_slide(store.path, out, slide_id)
+                progress(slide_id)
+    return sorted({slide_id for store in stores for slide_id in store.slide_ids})
+
+
+def _refuse_conflicts(stores: Sequence[FeatureStore]) -> None:
+    first: dict[str, tuple[FeatureStore, str, str]] = {}
+    for store in stores:
+        for slide_id in store.slide_ids:
+            content, plan = str(store.slide(slide_id)["fingerprint"]), read_plan(store.path, slide_id)[1]
+            other, other_content, other_plan = first.setdefault(slide_id, (store, content, plan))
+            if other_content != content:
+                raise ChangedError(
+                    f"merge: slide {slide_id!r} is one file in {other.path} (fingerprint {other_content[:12]}) and "
+                    f"another in {store.path} ({content[:12]}); give one of them another slide_id"
+                )
+            if other_plan != plan:
+                raise ChangedError(
+                    f"merge: slide {slide_id!r} has other coordinates in {other.path} than in {store.path}"
+                )
+
+
+def _copy_slide(source: Path, out: Path, slide_id: str) -> None:
+    here, there = fmt.Layout(source), fmt.Layout(out)
+    # The plan goes first: shards count as done only beside the coords that they belong to.
+    records = [here.plan_record(slide_id), *sorted(here.done(slide_id).glob("*/*"))]
+    for path in records:
+        record = read_record(path)
+        target = there.private / path.relative_to(here.private)
+        if record is None or target.exists():
+            continue
+        copied = []
+        for name, facts in record["objects"].items():
+            new = out / name
+            new.parent.mkdir(parents=True, exist_ok=True)
+            partial = new.with_name(new.name + ".partial")
+            shutil.copyfile(source / name, partial)
+            if sha256_file(partial) != facts["sha256"]:
+                partial.unlink()
+                raise StoreError(f"merge: {source / name} is not what its record says; run 'wsikit verify {source}'")
+            partial.replace(new)
+            copied.append(new)
+        sync(copied)
+        write_atomic(target, path.read_bytes())
+
+
+def remove_slides(root: Path, slide_ids: Sequence[str], *, say: Callable[[str], None] = lambda line: None) -> None:
+    """Withdraw slides from a store: their features, coordinates and records.
+
+    Args:
+        root: The store.
+        slide_ids: All of them must be there, or none is removed.
+        say: Called with a line of text while another run holds the store.
+
+    Raises:
+        UnknownNameError: No such slide.
+    """
+    known = open_store(root).slide_ids
+    for slide_id in slide_ids:
+        if slide_id not in known:
+            raise UnknownNameError(f"store {root}: no slide {slide_id!r}{nearest(slide_id, known)}; none was removed")
+    layout = fmt.Layout(root)
+    with Lease(root, say=say):
+        for slide_id in slide_ids:
+            shutil.rmtree(layout.done(slide_id))  # first: without records a half-removed slide is an unplanned one
+            sync_folder(layout.private / "done")
+            shutil.rmtree(layout.slide(slide_id))
+            layout.outcome(slide_id).unlink(missing_ok=True)

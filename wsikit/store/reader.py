@@ -1,0 +1,190 @@
+"""Reading a feature store: bags, coordinates, statuses, and what made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import StoreError, UnknownNameError
+from wsikit.registry import nearest
+from wsikit.store import format as fmt
+from wsikit.store.shard import read_rows
+from wsikit.store.writer import missing_shards, slide_attributes, store_attributes
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The features of one slide as they are stored, without the rows that have none.
+
+    Attributes:
+        x: (N, D) float16.
+        coords: (N, 2) int32, x then y of the tile's top-left corner, level-0 px.
+        slide_id: The slide.
+        rows: (N,) int64, which of the slide's planned tiles these are.
+    """
+
+    x: npt.NDArray[np.float16]
+    coords: npt.NDArray[np.int32]
+    slide_id: str
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class FeatureStore:
+    """A feature store, opened for reading by :func:`wsikit.open_store`.
+
+    Attributes:
+        path: Its folder.
+        attributes: Attributes of its root: format version, configuration and its hash.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.attributes = store_attributes(path)
+        self._layout = fmt.Layout(path)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """How the slides were tiled."""
+        return dict(self.attributes["configuration"])
+
+    @property
+    def slide_ids(self) -> list[str]:
+        """Slides with planned tiles, sorted."""
+        done = self._layout.private / "done"
+        if not done.is_dir():
+            return []
+        return sorted(p.name for p in done.iterdir() if (p / "plan").exists())
+
+    def slide(self, slide_id: str) -> dict[str, Any]:
+        """What is known of a slide: fingerprint, mpp, level read, counts."""
+        self._require(slide_id)
+        return slide_attributes(self.path, slide_id)
+
+    def keys(self, slide_id: str) -> list[str]:
+        """Keys of the encoders that a slide has features of, finished or not."""
+        self._require(slide_id)
+        folder = self._layout.slide(slide_id) / "features"
+        return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / "zarr.json").exists())
+
+    def encoder(self, slide_id: str, encoder: str) -> dict[str, Any]:
+        """The card, identity and run settings of an encoder's features."""
+        import zarr
+
+        return dict(zarr.open_group(self._layout.features(slide_id, self.resolve(slide_id, encoder)), mode="r").attrs)
+
+    def resolve(self, slide_id: str, encoder: str) -> str:
+        """The key that an encoder's name (or the key itself) stands for.
+
+        Raises:
+            UnknownNameError: No such features, or several of that name; all keys are listed.
+        """
+        import zarr
+
+        keys = self.keys(slide_id)
+        if encoder in keys:
+            return encoder
+        names = {key: zarr.open_group(self._layout.features(slide_id, key), mode="r").attrs["card"] for key in keys}
+        found = [key for key, card in names.items() if isinstance(card, dict) and card["name"] == encoder]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownNameError(
+                f"store {self.path}, slide {slide_id!r}: several features of encoder {encoder!r}; "
+                f"give the key: {', '.join(found)}"
+            )
+        raise UnknownNameError(
+            f"store {self.path}, slide {slide_id!r}: no features of encoder {encoder!r}{nearest(encoder, keys)} "
+            f"(it has: {', '.join(keys) or 'none'})"
+        )
+
+    def finished(self, slide_id: str, encoder: str) -> bool:
+        """Whether every shard of a slide's features is done."""
+        return not missing_shards(self.path, slide_id, self.resolve(slide_id, encoder))
+
+    def status(self, slide_id: str, *, encoder: str) -> npt.NDArray[np.uint8]:
+        """Status of every planned tile, (N,) uint8: 0 ok, 1 unreadable, 2 no finite number.
+
+        Raises:
+            StoreError: The features are not finished.
+        """
+        key = self._finished_key(slide_id, encoder)
+        return np.asarray(self._array(self._layout.features(slide_id, key) / "status")[:], np.uint8)
+
+    def coords(self, slide_id: str) -> npt.NDArray[np.int32]:
+        """(N, 2) int32 of every planned tile: x then y of the top-left corner, level-0 px."""
+        self._require(slide_id)
+        return np.asarray(self._array(self._layout.slide(slide_id) / "coords")[:], np.int32)
+
+    def quality(self, slide_id: str) -> dict[str, npt.NDArray[np.float32]]:
+        """Every quality measure of every planned tile, by name, each (N,) float32."""
+        self._require(slide_id)
+        array = self._array(self._layout.slide(slide_id) / "quality")
+        values = np.asarray(array[:], np.float32)
+        return {str(name): values[:, i] for i, name in enumerate(array.attrs["names"])}
+
+    def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
+        """Features of every planned tile (or of some rows), NaN where the status is not 0; (N, D) float16."""
+        key = self._finished_key(slide_id, encoder)
+        return read_rows(self._layout.features(slide_id, key) / "values", rows)
+
+    def bag(self, slide_id: str, *, encoder: str) -> Bag:
+        """The features of a slide, without the rows that have none.
+
+        Args:
+            slide_id: One of ``slide_ids``.
+            encoder: Name of the encoder, or the key of its features.
+
+        Raises:
+            UnknownNameError: No such slide or encoder.
+            StoreError: The features are not finished.
+        """
+        rows = np.flatnonzero(self.status(slide_id, encoder=encoder) == fmt.OK)
+        x = self.values(slide_id, encoder=encoder)
+        if len(rows) != len(x):
+            x = x[rows]
+        return Bag(x, self.coords(slide_id)[rows], slide_id, rows)
+
+    def _finished_key(self, slide_id: str, encoder: str) -> str:
+        key = self.resolve(slide_id, encoder)
+        missing = missing_shards(self.path, slide_id, key)
+        if missing:
+            raise StoreError(
+                f"store {self.path}, slide {slide_id!r}, features {key}: {len(missing)} shards are not finished; "
+                "run the same 'wsikit extract' again: it does only what is missing"
+            )
+        return key
+
+    def _require(self, slide_id: str) -> None:
+        if not self._layout.plan_record(slide_id).exists():
+            known = self.slide_ids
+            raise UnknownNameError(
+                f"store {self.path}: no slide {slide_id!r}{nearest(slide_id, known)} (it has {len(known)} slides)"
+            )
+
+    @staticmethod
+    def _array(path: Path) -> Any:
+        import zarr
+
+        return zarr.open_array(path, mode="r")
+
+
+def open_store(path: str | PathLike[str]) -> FeatureStore:
+    """Open a feature store for reading.
+
+    Raises:
+        StoreError: Not a wsikit store, or one of a later version.
+
+    Example:
+        >>> store = wk.open_store("cohort.zarr")          # doctest: +SKIP
+        >>> bag = store.bag("a", encoder="colour")        # doctest: +SKIP
+    """
+    return FeatureStore(Path(path))

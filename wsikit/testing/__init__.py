@@ -1,0 +1,1 @@
+"""Shipped for tests: slides and cohorts with planted truth."""
