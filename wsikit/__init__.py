@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wsikit.encoders.registry import create_encoder as create_encoder
     from wsikit.encoders.registry import list_encoders as list_encoders
     from wsikit.extract.inputs import collect_slides as collect_slides
-    from wsikit.extract.run import extract as extract
+    from wsikit.extract.run import extract_features as extract_features
     from wsikit.extract.settings import EncoderSettings as EncoderSettings
     from wsikit.geometry import Mpp as Mpp
     from wsikit.slides.open import open_slide as open_slide
@@ -37,7 +37,7 @@ _PUBLIC = {
     "open_store": "wsikit.store.reader",
     "FeatureStore": "wsikit.store.reader",
     "Bag": "wsikit.store.reader",
-    "extract": "wsikit.extract.run",
+    "extract_features": "wsikit.extract.run",
     "EncoderSettings": "wsikit.extract.settings",
     "collect_slides": "wsikit.extract.inputs",
     "create_encoder": "wsikit.encoders.registry",

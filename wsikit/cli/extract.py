@@ -70,13 +70,13 @@ def command(
     What is done already is not done again. Every slide gets a row in the table and an overlay
     picture; one bad slide never stops the rest.
     """
-    from wsikit.cli.show import LiveProgress, results_table
-    from wsikit.extract.run import extract
+    from wsikit.cli._show import LiveProgress, results_table
+    from wsikit.extract.run import extract_features
     from wsikit.extract.settings import EncoderSettings
     from wsikit.slides.tiling import TilingSpec
 
     with LiveProgress() as progress:
-        report = extract(
+        report = extract_features(
             slides or [],
             out=out,
             encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads),

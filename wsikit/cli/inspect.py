@@ -20,7 +20,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """What is in a store; for one slide, what a row of it means in pixels and micrometres."""
-    from wsikit.cli.show import print_json, stdout_console
+    from wsikit.cli._show import print_json, stdout_console
     from wsikit.store.reader import open_store
 
     opened = open_store(store)

@@ -47,11 +47,11 @@ def _root(
 
 
 def _load() -> None:
-    """Each module of this package with a ``command`` function is a command of the module's name."""
+    """Each module of this package without a leading underscore is a command: its function ``command``."""
     for found in sorted(pkgutil.iter_modules(wsikit.cli.__path__), key=lambda m: m.name):
-        module = importlib.import_module(f"wsikit.cli.{found.name}")
-        if hasattr(module, "command"):
-            app.command(name=found.name.removesuffix("_"), epilog=getattr(module, "EXAMPLES", None))(module.command)
+        if found.name != "main" and not found.name.startswith("_"):
+            module = importlib.import_module(f"wsikit.cli.{found.name}")
+            app.command(name=found.name, epilog=module.EXAMPLES)(module.command)
 
 
 def main() -> None:

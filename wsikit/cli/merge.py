@@ -17,7 +17,7 @@ def command(
     stores: Annotated[list[Path], typer.Argument(help="The stores to copy from; they are not changed.")],
 ) -> None:
     """Copy the finished parts of stores into one, comparing hashes on the way."""
-    from wsikit.cli.show import stderr_console, stdout_console
+    from wsikit.cli._show import stderr_console, stdout_console
     from wsikit.store.merge import merge_stores
 
     console = stderr_console()

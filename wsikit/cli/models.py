@@ -22,7 +22,7 @@ def command(
     """What can be named: tile encoders, tissue methods, slide readers."""
     from rich.table import Table
 
-    from wsikit.cli.show import stdout_console
+    from wsikit.cli._show import stdout_console
     from wsikit.errors import ConfigError, UnknownNameError
 
     tables = {"encoder": _encoders, "tissue": _tissue, "reader": _readers}

@@ -18,7 +18,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete slides' features, coordinates and records from a store."""
-    from wsikit.cli.show import stderr_console
+    from wsikit.cli._show import stderr_console
     from wsikit.store.merge import remove_slides
 
     if not yes:

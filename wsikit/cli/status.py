@@ -22,7 +22,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """How far a store is: done, failed, remaining; safe while a run is at it."""
-    from wsikit.cli.show import print_json, stdout_console
+    from wsikit.cli._show import print_json, stdout_console
     from wsikit.extract.status import store_status
     from wsikit.store.reader import open_store
 

@@ -30,7 +30,7 @@ def command(
     """Hash every object again, compare shapes, and values with statuses."""
     from rich.progress import track
 
-    from wsikit.cli.show import print_json, stderr_console, stdout_console
+    from wsikit.cli._show import print_json, stderr_console, stdout_console
     from wsikit.errors import ConfigError
     from wsikit.store.reader import open_store
     from wsikit.store.verify import verify_listing, verify_store

@@ -159,7 +159,7 @@ def _entry_of(entries: list[SlideEntry], values: dict[str, str], manifest: Path,
     if found:
         both = " and ".join(str(entries[i].path) for i in found[:2])
         raise ConfigError(f"{where}: {name!r} is the name of several slides: {both}; use the column 'path'")
-    known = [e.path.name for e in entries]
+    known = [name for e in entries for name in (e.path.name, slide_id_of(e.path))]
     raise ConfigError(f"{where}: no slide {name!r} among the {len(entries)} given{nearest(name, known)}")
 
 

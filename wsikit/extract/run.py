@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
 from wsikit.extract.failure import Failure, StoreWriteError
 from wsikit.extract.inputs import SlideEntry, collect_slides
@@ -66,7 +67,7 @@ class RunReport:
         return all(outcome.ok for outcome in self.outcomes)
 
 
-def extract(
+def extract_features(
     slides: Iterable[str | PathLike[str]] | str | PathLike[str],
     *,
     out: str | PathLike[str],
@@ -112,7 +113,7 @@ def extract(
         StoreWriteError: The store cannot be written.
 
     Example:
-        >>> report = wk.extract("slides/", out="cohort.zarr", encoder="colour")   # doctest: +SKIP
+        >>> report = wk.extract_features("slides/", out="cohort.zarr", encoder="colour")   # doctest: +SKIP
         >>> [o.reason for o in report.outcomes if not o.ok]                       # doctest: +SKIP
     """
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
@@ -130,12 +131,18 @@ def extract(
         allow_unequal_mpp=allow_unequal_mpp,
     )
     configuration = settings.configuration()  # errors in names and options come before any work
+    if ":" not in settings.encoder.name:  # members of a family are looked up on a worker: that imports heavy packages
+        encoder_card(settings.encoder.name)
     return _Run(settings, configuration, entries, max_unreadable, progress or Progress()).go(workers, wait)
 
 
 def report_folder(store: Path) -> Path:
     """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``."""
     return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
+
+
+_Task = tuple[str, int | None]
+"""A slide to plan (None), or one of its shards to encode."""
 
 
 @dataclass
@@ -195,51 +202,65 @@ class _Run:
         self._note_run()
         client.subscribe_topic(tasks.TOPIC, lambda event: self.progress.tiles(int(event[1])))
         store = str(self.settings.store)
-        plans, shards = deque(self.entries), deque[tuple[str, int]]()
+        plans, shards = deque(self.entries), deque[_Task]()
+        suspects, alone = deque[_Task](), False
         # Enough tasks that no worker waits for the client, few enough that the scheduler stays small.
         window, flying = 6 * workers, as_completed()
-        names: dict[Any, tuple[str, int | None]] = {}
-        while plans or shards or names:
-            while len(names) < window and (shards or plans):
-                if shards:
-                    todo = shards.popleft()
-                    future = client.submit(tasks.encode_shard, store, *todo, pure=False)
-                    names[future] = todo
-                else:
-                    slide_id = plans.popleft().slide_id
-                    future = client.submit(tasks.plan_slide, store, slide_id, pure=False)
-                    names[future] = slide_id, None
+        names: dict[Any, _Task] = {}
+        while plans or shards or suspects or names:
+            alone = not (plans or shards or names)
+            while ((shards or plans) and len(names) < window) or (alone and not names):
+                task = shards.popleft() if shards else (plans.popleft().slide_id, None) if plans else suspects.popleft()
+                slide_id, shard = task
+                future = (
+                    client.submit(tasks.plan_slide, store, slide_id, pure=False)
+                    if shard is None
+                    else client.submit(tasks.encode_shard, store, slide_id, shard, pure=False)
+                )
+                names[future] = task
                 flying.add(future)
             future = next(flying)
-            slide_id, shard = names.pop(future)
+            task = names.pop(future)
             lease.check()
-            result = self._result(future, slide_id, shard)
-            if isinstance(result, tasks.Planned):
+            result = self._result(future, task)
+            if result is None and not alone:
+                # A worker that dies takes tasks with it that had no part in it: each is tried again by itself.
+                suspects.append(task)
+            elif result is None:
+                self._condemn(task)
+            elif isinstance(result, tasks.Planned):
                 self._planned(result)
-                shards.extend((slide_id, s) for s in result.missing)
+                shards.extend((result.slide_id, s) for s in result.missing)
             else:
                 self._encoded(result)
         client.unsubscribe_topic(tasks.TOPIC)
 
-    def _result(self, future: Any, slide_id: str, shard: int | None) -> Any:
-        """A task's result; the death of its worker, or an error outside the slide's own, as a failure."""
+    def _result(self, future: Any, task: _Task) -> Any:
+        """A task's result, or None where its worker died under it again and again."""
         from distributed import KilledWorker
-
-        from wsikit.extract.worker import Encoded, Planned
 
         try:
             result = future.result()
-        except KilledWorker as error:
-            failure = Failure(
-                "killed-worker",
-                f"slide {slide_id}: the worker that had it died {error.allowed_failures + 1} times "
-                "(out of memory, or a crash of a decoder on this file); see 'dmesg' or the job's log, try fewer "
-                "--workers, and have a look at the file",
-            )
-            result = Planned(slide_id, failure=failure) if shard is None else Encoded(slide_id, shard, failure=failure)
+        except KilledWorker:
+            return None
         if result.failure is not None and result.failure.fatal:
             raise StoreWriteError(result.failure.reason)
         return result
+
+    def _condemn(self, task: _Task) -> None:
+        """A task that kills its worker even when nothing else runs."""
+        from wsikit.extract.worker import Encoded, Planned
+
+        slide_id, shard = task
+        failure = Failure(
+            "killed-worker",
+            f"slide {slide_id}: its worker dies each time, with nothing else running: it needs too much memory, or a "
+            "decoder crashes on this file; see the job's log and 'dmesg', and have a look at the file",
+        )
+        if shard is None:
+            self._planned(Planned(slide_id, failure=failure))
+        else:
+            self._encoded(Encoded(slide_id, shard, failure=failure))
 
     def _planned(self, plan: Any) -> None:
         if plan.failure is not None:

@@ -39,6 +39,9 @@ class Lease:
         wait: If another run is alive, wait for it to end instead of raising.
         say: Called with a line of text when there is something to wait for.
 
+    Attributes:
+        lost: Whether another run has taken the store over.
+
     Raises:
         StoreLockedError: Another run is alive on this store.
     """
@@ -57,7 +60,7 @@ class Lease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._path: Path | None = None
-        self._lost = False
+        self.lost = False
 
     def __enter__(self) -> Lease:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -72,14 +75,14 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._path is not None and not self._lost:
+        if self._path is not None and not self.lost:
             # On a full or unplugged disk the lease cannot be given back; it then expires by itself.
             with contextlib.suppress(OSError):
                 os.replace(self._path, self._path.with_suffix(_RELEASED))
 
     def check(self) -> None:
         """Raise StoreLockedError if another run has taken the store over meanwhile."""
-        if self._lost:
+        if self.lost:
             raise StoreLockedError(
                 f"store {self._root}: this run gave no sign of life for {self._expires_s:.0f} s and another has taken "
                 "the store over; nothing is lost: let that one end, then run the same command again"
@@ -146,7 +149,7 @@ class Lease:
             with contextlib.suppress(OSError):  # an unplugged disk may come back; the next beat tells
                 current = self.current()
                 if current != self._path:
-                    self._lost = True
+                    self.lost = True
                     return
                 os.utime(self._path)
 

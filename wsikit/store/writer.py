@@ -60,9 +60,7 @@ def begin_store(root: Path, configuration: Mapping[str, Any]) -> None:
         zarr.create_group(layout.slides)
     if not (layout.private / "zarr.json").exists():
         options = fmt.array_options((0,), "uint8", rows=1)
-        note: dict[str, Any] = {
-            "purpose": "run records of wsikit (see docs/reference/store-format.md); an array without data"
-        }
+        note: dict[str, Any] = {"purpose": "run records of wsikit (docs/reference/store-format.md); no data"}
         zarr.create_array(layout.private, attributes=note, **options)
     sync([root / "zarr.json", layout.slides / "zarr.json", layout.private / "zarr.json"])
 

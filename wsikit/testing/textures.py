@@ -79,16 +79,16 @@ def textures() -> tuple[npt.NDArray[np.float32], ...]:
     rng = np.random.default_rng(0x7E47)
 
     density, gap = _fibres(rng, crimp=5, gaps=1.25, fine=1.0, gap_px=20)
-    collagen = np.stack([0.055 * density + 0.03, 0.30 * density], -1) * (1 - 0.96 * gap[..., None])
+    collagen = np.stack([0.055 * density + 0.03, 0.25 * density], -1) * (1 - 0.96 * gap[..., None])
 
     density, gap = _fibres(rng, crimp=3, gaps=1.75, fine=0.9, gap_px=15)
-    muscle = np.stack([0.12 * density + 0.03, 0.34 * density], -1) * (1 - 0.93 * gap[..., None])
+    muscle = np.stack([0.11 * density + 0.03, 0.28 * density], -1) * (1 - 0.93 * gap[..., None])
 
     # loose stroma: a felt of short fibres, a third of it open
-    density, gap = _fibres(rng, crimp=9, gaps=0.75, fine=0.9, gap_px=17)
-    holes = _step(_noise(rng, 22, 1, 0.7) - 0.8, 0.12)
-    clear = 1 - (1 - 0.93 * gap) * (1 - 0.95 * holes)
-    lamina = np.stack([0.09 * density + 0.03, 0.25 * density], -1) * (1 - 0.95 * clear[..., None])
+    density, gap = _fibres(rng, crimp=3, gaps=1.0, fine=0.8, gap_px=13)
+    holes = _step(_noise(rng, 17, 1.5, 0.8) - 0.9, 0.15)
+    clear = 1 - (1 - 0.93 * gap) * (1 - 0.9 * holes)
+    lamina = np.stack([0.08 * density + 0.02, 0.19 * density], -1) * (1 - 0.95 * clear[..., None])
 
     wall, number = _cells(rng, 36)
     thickness = 1.6 + 1.0 * _noise(rng, 120)

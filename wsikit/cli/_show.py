@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from wsikit.extract.run import Progress
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,7 +19,7 @@ LOG_EVERY_S = 30.0
 """Where there is no terminal (a SLURM log), a line this often instead of a bar."""
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """Slides, tiles, tiles/s and time left, as a bar in a terminal and as lines in a log."""
 
     def __init__(self) -> None:

@@ -1,0 +1,41 @@
+# Each target does its own set-up, which costs nothing once .venv is up to date.
+# The same commands without make, for Windows too: CONTRIBUTING.md.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.set-up
+EXTRAS := encoders,segmenters,cluster,scverse,docs,test
+
+.PHONY: setup demo lint test test-full bench docs
+
+setup: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: setup
+	$(BIN)/wsikit demo --out demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict wsikit
+	$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 wsikit
+	$(BIN)/lint-imports --no-logo
+
+test:      MARKERS := not slow and not gpu and not weights
+test-full: MARKERS := not gpu and not weights
+# The notebooks run in the suite, so this build of the docs shows them as they are.
+test test-full: lint
+	$(BIN)/sphinx-build -q -W --keep-going -D nb_execution_mode=off docs build/docs-check
+	$(BIN)/python -m pytest -m "$(MARKERS)"
+
+bench: setup
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going docs build/docs
+	@echo "open build/docs/index.html"

@@ -1,0 +1,158 @@
+"""kill -9 at any moment, then the same command: the same bytes as an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import wsikit as wk
+from wsikit.store.verify import verify_store
+from wsikit.testing.svs import write_svs
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory) -> Path:
+    """Three slides of two shards each and a small one."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("slides")
+    for seed, size in enumerate((2112, 2112, 2112, 512)):
+        coarse = np.random.default_rng(seed).integers(60, 230, (size // 16, size // 16, 3), dtype=np.uint8)
+        picture = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+        write_svs(folder / f"s{seed}.svs", picture, levels=(1, 4))
+    return folder
+
+
+def command(slides: Path, store: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "wsikit", "extract", str(slides), "--out", str(store), "--tile-px", "32",
+        "--tissue", "whole", "--workers", "2",
+    ]  # fmt: skip
+
+
+def tree(store: Path) -> dict[str, bytes]:
+    files = (p for p in store.rglob("*") if p.is_file() and ".wsikit" not in p.relative_to(store).parts)
+    return {p.relative_to(store).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, slides):
+    """The bytes of a run that nothing happened to, and how long it took."""
+    store = tmp_path_factory.mktemp("undisturbed") / "a.zarr"
+    began = time.monotonic()
+    subprocess.run(command(slides, store), check=True, capture_output=True)
+    return tree(store), time.monotonic() - began
+
+
+def victims(client: subprocess.Popen, whom: str) -> list[psutil.Process]:
+    """The processes to kill: the client, one worker, or the whole job."""
+    root = psutil.Process(client.pid)
+    workers = [p for p in root.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    if whom == "client":
+        return [root]
+    if whom == "worker":
+        return workers[:1]
+    return [root, *root.children(recursive=True)]
+
+
+def disturb(slides: Path, store: Path, whom: str, after_s: float) -> None:
+    """Run the command, kill at a moment, and wait until nothing of it is left."""
+    process = subprocess.Popen(
+        command(slides, store), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    time.sleep(after_s)
+    try:
+        for victim in victims(process, whom) if process.poll() is None else []:
+            victim.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        pass
+    process.wait(timeout=120)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # orphaned workers notice that their parent is gone
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def resume_and_compare(slides, store, undisturbed):
+    done = subprocess.run(command(slides, store), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tree(store) == undisturbed[0]
+    assert verify_store(wk.open_store(store)) == []
+    assert not list(store.rglob("*.partial"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL and process groups are POSIX")
+@pytest.mark.parametrize(("whom", "share"), [("job", 0.5), ("job", 0.75), ("client", 0.6), ("worker", 0.6)])
+def test_a_few_kills(slides, undisturbed, tmp_path, whom, share):
+    store = tmp_path / "a.zarr"
+    disturb(slides, store, whom, share * undisturbed[1])
+    resume_and_compare(slides, store, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL and process groups are POSIX")
+@pytest.mark.parametrize("seed", range(20))
+def test_many_kills(slides, undisturbed, tmp_path, seed):
+    """Up to three kills of different kinds at random moments, one after the other on the same store."""
+    rng = random.Random(seed)
+    store = tmp_path / "a.zarr"
+    for _ in range(rng.randint(1, 3)):
+        disturb(slides, store, rng.choice(["job", "client", "worker"]), rng.uniform(0.2, 1.0) * undisturbed[1])
+    resume_and_compare(slides, store, undisturbed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_slide_that_kills_its_worker_is_named_and_the_others_finish(slides, tmp_path):
+    """A reader that takes the process down, as a decoder that crashes on one file does."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'spawn_main' in ' '.join(sys.orig_argv):\n"
+        "    import openslide\n"
+        "    real = openslide.OpenSlide.__init__\n"
+        "    def init(self, filename):\n"
+        "        if str(filename).endswith('s1.svs'):\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        real(self, filename)\n"
+        "    openslide.OpenSlide.__init__ = init\n"
+    )
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command(slides, tmp_path / "a.zarr"), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "killed-worker" in done.stdout
+    assert "slide s1: its worker dies each time, with nothing else running" in " ".join(done.stdout.split())
+    store = wk.open_store(tmp_path / "a.zarr")
+    assert {s for s in store.slide_ids if store.keys(s) and store.finished(s, "colour")} == {"s0", "s2", "s3"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")
+def test_two_runs_at_once(slides, undisturbed, tmp_path):
+    """The second is refused by name while the first is alive; with --wait it waits and finds all done."""
+    store = tmp_path / "a.zarr"
+    first = subprocess.Popen(command(slides, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list((store / ".wsikit" / "lease").glob("*")):
+        time.sleep(0.05)
+    waiting = subprocess.Popen(
+        [*command(slides, store), "--wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    first.communicate()
+    said = waiting.communicate()[1]
+    assert (first.returncode, waiting.returncode) == (0, 0)
+    assert f"process {first.pid}" in " ".join(said.split())
+    assert tree(store) == undisturbed[0]
