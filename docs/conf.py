@@ -34,6 +34,19 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes in the class's own text, not a second description of each field
 
 
+def keep_returns_whole(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Types stand in the signatures: keep Napoleon from taking "The mask: ..." under Returns for a type."""
+    for heading, text in zip(lines, range(1, len(lines)), strict=False):
+        if heading.strip() == "Returns:" and not lines[text].lstrip().startswith(":"):
+            indent = len(lines[text]) - len(lines[text].lstrip())
+            lines[text] = f"{lines[text][:indent]}: {lines[text][indent:]}"
+
+
+def setup(app: object) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", keep_returns_whole, priority=400)  # type: ignore[attr-defined]
+
+
 def table(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     """A Markdown table."""
     lines = [columns, ("---",) * len(columns), *rows]

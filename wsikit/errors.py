@@ -34,6 +34,12 @@ class SlideOpenError(WsikitError, OSError):
     state = "unreadable"
 
 
+class TruncatedSlideError(SlideOpenError):
+    """The file ends before its contents do: an interrupted copy."""
+
+    state = "truncated"
+
+
 class TileReadError(WsikitError, OSError):
     """The decoder failed on a region of a slide."""
 

@@ -166,7 +166,7 @@ def test_bad_slides_are_named_and_the_rest_is_done(cohort, tmp_path):
     report = wk.extract_features(bad, out=tmp_path / "b.zarr", workers=2, **{**OPTIONS, "tissue": "saturation"})
     found = {o.slide_id: o for o in report.outcomes}
     assert {name: o.state for name, o in found.items()} == {
-        "good": "done", "noise": "unreadable", "short": "unreadable", "empty": "unreadable", "nompp": "no-mpp",
+        "good": "done", "noise": "unreadable", "short": "truncated", "empty": "unreadable", "nompp": "no-mpp",
         "coarse": "too-coarse", "glass": "no-tissue", "torn": "damaged",
     }  # fmt: skip
     assert not report.ok

@@ -14,6 +14,7 @@ from wsikit.errors import (
     SceneError,
     SlideOpenError,
     TileReadError,
+    TruncatedSlideError,
     UnequalMppError,
 )
 from wsikit.testing.svs import write_svs
@@ -195,6 +196,28 @@ def test_one_corrupt_tile_does_not_take_the_slide_with_it(tmp_path, svs):
                 slide.read_region((0, 0), (256, 256))
             good = slide.read_region((256, 0), (256, 256))
         np.testing.assert_array_equal(good, whole.read_region((256, 0), (256, 256)))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.999])
+def test_a_file_that_was_cut_off_is_never_read(tmp_path, svs, image, share):
+    """Whatever part is missing: lower levels, the last tiles, or the directories."""
+    plain = tmp_path / "plain.tif"
+    tifffile.imwrite(plain, image, photometric="rgb", tile=(256, 256), compression="jpeg")
+    front = tmp_path / "front.tif"  # all directories before all pixels
+    tifffile.imwrite(front, image, photometric="rgb", rowsperstrip=64, bigtiff=True)
+    for whole in (svs, plain, front):
+        data = whole.read_bytes()
+        cut = tmp_path / f"cut{whole.suffix}"
+        cut.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(TruncatedSlideError, match=r"cut off: the file has [\d,]+ bytes, and .*copy it again"):
+            wk.open_slide(cut, mpp=0.5)
+
+
+def test_a_whole_file_is_never_called_cut_off(slides_dir):
+    from wsikit.slides.truncation import refuse_truncated
+
+    for path in slides_dir.iterdir():
+        refuse_truncated(path)
 
 
 REAL = {

@@ -13,7 +13,6 @@ Reference:
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,17 +48,32 @@ def split_channels(tile: npt.NDArray[np.uint8]) -> tuple[Plane, Plane, Plane]:
     return red, green, blue
 
 
-def stain_planes(red: Plane, green: Plane, blue: Plane) -> tuple[Plane, Plane]:
-    """Haematoxylin and eosin of an image given as three planes, ``UNIT`` levels per unit of stain."""
-    haematoxylin, eosin = (_unmix(red, green, blue, tables) for tables in stain_tables())
-    return haematoxylin, eosin
+def stain_planes(
+    red: Plane, green: Plane, blue: Plane, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Haematoxylin and eosin of an image given as three planes, ``UNIT`` levels per unit of stain.
 
+    Args:
+        red: (H, W) uint8, as are the others.
+        green: See ``red``.
+        blue: See ``red``.
+        out: Written to and returned, where a caller keeps the memory for it.
 
-def _unmix(red: Plane, green: Plane, blue: Plane, tables: npt.NDArray[np.int16]) -> Plane:
+    Returns:
+        (2, H, W) uint8.
+    """
     import cv2
 
-    total: Any = cv2.LUT(red, tables[0])  # cv2's annotations have no integer arrays
-    total += cv2.LUT(green, tables[1])
-    total += cv2.LUT(blue, tables[2])
-    total >>= FRACTION_BITS
-    return np.asarray(np.clip(total, 0, 255, out=total), np.uint8)
+    if out is None:
+        out = np.empty((2, *red.shape), np.uint8)
+    term = np.empty(red.shape, np.int16)
+    total = np.empty(red.shape, np.int16)
+    for plane, tables in zip(out, stain_tables(), strict=True):
+        cv2.LUT(red, tables[0], dst=total)
+        for channel, table in ((green, tables[1]), (blue, tables[2])):
+            cv2.LUT(channel, table, dst=term)
+            total += term
+        total >>= FRACTION_BITS
+        np.clip(total, 0, 255, out=total)
+        plane[...] = total
+    return out

@@ -32,30 +32,43 @@ def picture_path(report: Path, slide_id: str) -> Path:
 
 def picture_plan(report: Path, slide_id: str, slide: Slide, tissue: TissueMask, tiles: TileSet) -> None:
     """The thumbnail with its tissue and tiles, and what they amount to."""
-    from wsikit.figures.overlay import draw_overlay
-
     rgb = slide.thumbnail(PICTURE_PX)
     boxes = _boxes(slide, rgb, tiles.coords, tiles.tile_level0_px)
-    lines = [
+    lines = ["no-tissue: no tile has enough tissue" for _ in range(not len(tiles))]
+    lines += [
         f"{len(tiles):,} tiles of {tiles.tile_px} px at {tiles.achieved_mpp} um/px"
         f" ({'as scanned' if tiles.choice.resampler == 'none' else 'resampled'} from level {tiles.choice.level})",
         f"tissue {tissue.area_mm2:.2f} mm2 = {100 * tissue.fraction:.1f} % of the slide ({tissue.method})"
         + (f"; {tiles.counts.edge_tissue} tissue tiles dropped at the edge" if tiles.counts.edge_tissue else ""),
     ]
-    save(picture_path(report, slide_id), draw_overlay(rgb, tissue.mask, boxes, title=slide_id, lines=lines))
+    save(picture_path(report, slide_id), _draw(slide, rgb, tissue.mask, boxes, slide_id, lines, ok=len(tiles) > 0))
 
 
 def picture_stored(
     report: Path, slide_id: str, slide: Slide, coords: npt.NDArray[np.int32], attributes: Mapping[str, Any]
 ) -> None:
     """The thumbnail with the tiles of a slide that is planned already: the store keeps no outline of the tissue."""
-    from wsikit.figures.overlay import draw_overlay
-
     rgb = slide.thumbnail(PICTURE_PX)
     width, height = attributes["tile_level0_px"]
     lines = [f"{len(coords):,} tiles of {attributes['tile_px']} px at {Mpp(*attributes['achieved_mpp'])} um/px"]
     boxes = _boxes(slide, rgb, coords, (width, height))
-    save(picture_path(report, slide_id), draw_overlay(rgb, None, boxes, title=slide_id, lines=lines))
+    save(picture_path(report, slide_id), _draw(slide, rgb, None, boxes, slide_id, lines))
+
+
+def _draw(
+    slide: Slide,
+    rgb: Pixels,
+    mask: npt.NDArray[np.bool_] | None,
+    boxes: npt.NDArray[np.float64],
+    title: str,
+    lines: list[str],
+    *,
+    ok: bool = True,
+) -> Pixels:
+    from wsikit.figures.overlay import draw_overlay
+
+    um_per_px = slide.mpp.x * slide.size[0] / rgb.shape[1]
+    return draw_overlay(rgb, mask, boxes, title=title, lines=lines, um_per_px=um_per_px, ok=ok)
 
 
 def _boxes(

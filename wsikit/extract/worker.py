@@ -7,6 +7,7 @@ through a plugin. Failures that belong to one slide are returned, never raised: 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -85,6 +86,7 @@ class ExtractPlugin(WorkerPlugin):
         import cv2
 
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
         self.lock = threading.Lock()
         self._encoder: Encoder | None = None
         self._device = _device(self.settings.encoder.device, worker.name)

@@ -33,7 +33,7 @@ DEEPEST_TINT = 0.22
 """Largest ln ratio of two channels that is still a tint of glass (yellowed mounts reach 0.17)."""
 
 DENSEST_DRIFT = 0.13
-"""Largest ln ratio, in any channel, of one slide's brightest glass to its dimmest."""
+"""Largest ln ratio, in any channel, of glass as the smooth course of the lamp has it to a block taken for glass."""
 
 DEFAULT_GLASS = 245.0
 """Taken where a slide shows no glass at all, grey level."""
@@ -90,9 +90,7 @@ def find_glass(rgb: Pixels, mpp: float) -> Glass:
     if not weights.any():
         white = np.full((*shape, 3), np.log(DEFAULT_GLASS + 1), np.float32)
         return Glass(white, False, padding)
-    brightest = _weighted_quantile(colours, weights, 0.95)  # (3,)
-    weights = np.where((brightest - colours).max(axis=2) <= DENSEST_DRIFT, weights, 0).astype(np.float32)
-    return Glass(_spread(colours, weights), True, padding)
+    return Glass(_spread(colours, _without_pale_tissue(colours, weights)), True, padding)
 
 
 def find_padding(rgb: Pixels, mpp: float) -> Mask:
@@ -166,6 +164,28 @@ def _block_means(rgb: Pixels, mask: Mask, shape: tuple[int, int]) -> tuple[Plane
         means[..., channel] = cv2.resize(level, size, interpolation=cv2.INTER_AREA)
     weights = np.where(share >= 0.1, share, 0).astype(np.float32)
     return means / np.maximum(share, 1e-6)[..., None], weights
+
+
+def _without_pale_tissue(colours: Plane, weights: Plane) -> Plane:
+    """Weights (rows, cols) with blocks zeroed that are much darker than the glass around them should be.
+
+    Begins at the brightest blocks and follows the lamp's fall-off (a quadratic in x and y, refitted as
+    blocks join), so that a vignette is followed to its corners while a pale smooth tissue is a step.
+    """
+    rows, cols = weights.shape
+    y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, cols), indexing="ij")
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)  # (blocks, 6)
+    flat = colours.reshape(-1, 3).astype(np.float64)
+    expected = np.broadcast_to(_weighted_quantile(colours, weights, 0.95), flat.shape)
+    weight = weights.reshape(-1).astype(np.float64)
+    for _ in range(6):
+        kept = np.where((expected - flat).max(axis=1) <= DENSEST_DRIFT, weight, 0)
+        if np.count_nonzero(kept) < 24:
+            break
+        # The ridge keeps the slope low where the glass that was seen does not settle it.
+        normal = terms.T @ (kept[:, None] * terms) + np.diag([0, *(0.02 * kept.sum(),) * 5])
+        expected = terms @ np.linalg.solve(normal, terms.T @ (kept[:, None] * flat))
+    return kept.reshape(rows, cols).astype(np.float32)
 
 
 def _weighted_quantile(values: Plane, weights: Plane, q: float) -> Plane:

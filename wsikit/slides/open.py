@@ -11,6 +11,7 @@ from wsikit.errors import MissingMppError, SceneError, SlideOpenError, UnequalMp
 from wsikit.geometry import MPP_TOLERANCE, Mpp, unequal
 from wsikit.slides.base import READERS, Reader, plausible_mpp
 from wsikit.slides.slide import Slide
+from wsikit.slides.truncation import refuse_truncated
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def open_slide(
 
     Raises:
         SlideOpenError: No reader opens it; the message has each one's reason.
+        TruncatedSlideError: The file ends before its contents do.
         MissingMppError: No usable resolution in the file, and none given.
         UnequalMppError: x and y differ by more than 1 %.
         SceneError: Several scenes and none chosen.
@@ -52,6 +54,7 @@ def open_slide(
         raise SlideOpenError(f"slide {path}: no such file")
     if path.is_dir():
         raise SlideOpenError(f"slide {path}: this is a folder; name the file in it that the scanner wrote")
+    refuse_truncated(path)
     handle, name, refused = _first_reader(path, scene=scene, only=reader)
     try:
         chosen, source = _settle_mpp(path, handle, mpp, allow_unequal_mpp)

@@ -31,7 +31,7 @@ class Anatomy:
         lymph: How dense the lymphocytes are, 0 to 1.
         bleeding: How dense the loose red cells are, 0 to 1.
         uv: (rows, columns, 2) texture coordinates in px; fibres run along constant v.
-        thickness: Factor on all stain: how thick the section is there.
+        thickness: (rows, columns, 2) factors on haematoxylin and eosin: section and staining are uneven.
         fragment: Number of the fragment nearest by.
         axis: Direction in radians along each fragment.
     """
@@ -43,7 +43,7 @@ class Anatomy:
     lymph: Plane
     bleeding: Plane
     uv: npt.NDArray[np.float32]
-    thickness: Plane
+    thickness: npt.NDArray[np.float32]
     fragment: npt.NDArray[np.uint8]
     axis: npt.NDArray[np.float64]
 
@@ -144,9 +144,10 @@ def plan_anatomy(
     band = _ribbons(rng, size_px, cells)
     edge = (np.minimum(np.arange(cells), np.arange(cells)[::-1]) * GRID_PX).astype(np.float32)
     border = np.minimum(edge[:, None], edge[None])
-    outline = 1 - band.distance / band.width + 0.22 * field(700, 3) + 120 / band.width * field(170, 2)
-    tear = np.maximum(np.abs(field(900, 2)) - 0.05, -0.05) * 14  # thin cracks through the tissue
-    outline = np.where(border < 48, -9.0, np.minimum(outline, outline * 0 + tear + 0.35)).astype(np.float32)
+    outline = 1 - band.distance / band.width + 0.16 * field(800, 2) + 26 / band.width * field(190, 2)
+    tear = np.maximum(np.abs(field(900, 2)) - 0.015, -0.015) * 14  # thin cracks through the tissue
+    outline -= 0.9 * (np.clip(260 - border, 0, None) / 220) ** 2  # tissue keeps clear of the border, and bends off it
+    outline = np.where(border < 24, -9.0, np.minimum(outline, tear + 0.35)).astype(np.float32)
     mask = outline >= _threshold_for(outline, round(tissue_fraction * cells * cells))
     inside = _signed_px(mask)
 
@@ -170,6 +171,7 @@ def plan_anatomy(
     disorder = np.clip(lesion / 100 + 0.5, 0, 1)
     u = np.cos(fibre) * x + np.sin(fibre) * y + 60 * field(420)
     v = -np.sin(fibre) * x + np.cos(fibre) * y + (60 + 30 * disorder) * field(450) + (16 + 22 * disorder) * field(170)
+    thick = 0.08 * field(1100) + 0.055 * field(260)
     lymph = np.clip((field(520, 2) - 1.75) * 3, 0, 1) * (kind != FAT) * (kind != MUSCLE)
     return Anatomy(
         size_px=size_px,
@@ -179,7 +181,7 @@ def plan_anatomy(
         lymph=np.asarray(cv2.GaussianBlur(lymph.astype(np.float32), (0, 0), 0.8), np.float32),
         bleeding=np.asarray(np.clip((field(300, 2) - 1.5) * 1.5, 0, 1), np.float32),
         uv=np.stack([u, v], -1).astype(np.float32),
-        thickness=np.asarray(np.exp(0.085 * field(1100) + 0.055 * field(260)), np.float32),
+        thickness=np.exp(np.stack([thick + 0.07 * field(900), thick + 0.07 * field(900)], -1)).astype(np.float32),
         fragment=band.fragment,
         axis=band.axis,
     )

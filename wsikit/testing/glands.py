@@ -27,6 +27,7 @@ class Gland:
         tone: Haematoxylin and eosin density of its cytoplasm.
         lumen_tone: Likewise of what fills the openings.
         rim: Likewise of the membrane around it.
+        cleft: First point and number of points of the outline along which it has shrunk from the stroma.
         xy: Centres (N, 2) of its cells.
         sprite: Sprite of each cell (N,).
     """
@@ -36,6 +37,7 @@ class Gland:
     tone: tuple[float, float]
     lumen_tone: tuple[float, float]
     rim: tuple[float, float] = (0.06, 0.30)
+    cleft: tuple[int, int] = (0, 0)
     xy: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
     sprite: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
@@ -80,19 +82,19 @@ def crypt(
     """A normal gland: ``goblets`` is the share of goblet cells, ``rows`` of nuclei 1 to 3 (3 = regenerating)."""
     long_px = wide_px * elongation
     outline = blob(rng, centre, long_px, wide_px, angle, 0.07)
-    deep = min(wide_px * 0.86, rng.uniform(38, 48) + 3 * rows)
+    deep = min(wide_px * 0.9, rng.uniform(40, 50) + 3 * rows)
     shrink = (long_px - deep) / long_px, (wide_px - deep) / wide_px
     lumen = blob(rng, centre, long_px * shrink[0], wide_px * max(shrink[1], 0.1), angle, 0.22)
     dark = 0.07 * (rows - 1)
     gland = Gland(
         outline,
         [lumen],
-        (float(rng.uniform(0.16, 0.24) + dark), float(rng.uniform(0.15, 0.21))),
+        (float(rng.uniform(0.13, 0.21) + dark), float(rng.uniform(0.13, 0.19))),
         (float(rng.uniform(0.0, 0.08)), float(rng.uniform(0.01, 0.08))),
     )
     if goblets > 0.3:
-        mid = 12 + (deep - 10) * 0.5
-        xy, inwards = _along(outline, 13.5 + mid * 0.12, mid, rng)
+        mid = 11 + (deep - 8) * 0.5
+        xy, inwards = _along(outline, 11.5, mid, rng)
         use = rng.random(len(xy)) < goblets
         xy = xy + rng.normal(0, 1.5, xy.shape)
         gland._add(xy[use], bank.pick("goblet", inwards[use], rng))
@@ -103,8 +105,8 @@ def crypt(
     for row in range(rows):
         kind = "pencil" if rows > 1 else "columnar" if goblets < 0.6 else "basal"
         depth = (7.5 if kind == "basal" else 9.5) + 8.5 * row
-        xy, inwards = _along(outline, 7.6 if kind == "basal" else 8.6, depth, rng)
-        push = rng.normal(0, 1.0 if kind == "basal" else 2.0, len(xy))
+        xy, inwards = _along(outline, 9.6 if kind == "basal" else 9.4, depth, rng)
+        push = rng.normal(0, 1.3 if kind == "basal" else 2.4, len(xy))
         xy = xy + push[:, None] * np.stack([np.cos(inwards), np.sin(inwards)], 1)
         turn = np.pi / 2 if kind == "basal" else 0.0
         gland._add(xy, bank.pick(kind, inwards + turn + rng.normal(0, 0.13, len(xy)), rng))
@@ -115,29 +117,39 @@ def crypt(
 
 def atypical(
     rng: np.random.Generator, bank: SpriteBank, centre: Points, wide_px: float, elongation: float, angle: float,
-    *, grade: int,
+    *, grade: int, tint: tuple[float, float] = (0.0, 0.0), openness: float = 0.6, dark: float = 0.2,
 ) -> Gland:  # fmt: skip
-    """A gland of the lesion, grade 1 to 3: with the grade go pleomorphism, disorder and loss of lumina."""
+    """A gland of the lesion, grade 1 to 3: with the grade go pleomorphism, disorder and loss of lumina.
+
+    ``tint`` is added to the densities of its cytoplasm; ``openness`` is how often and how wide
+    lumina and the clefts around it gape; ``dark`` is the share of hyperchromatic nuclei.
+    """
     import cv2
 
     long_px = wide_px * elongation
     outline = blob(rng, centre, long_px, wide_px, angle, 0.13 + 0.05 * grade)
     lumina: list[Points] = []
-    if wide_px > 52 and rng.random() < 0.65:  # cribriform
+    if wide_px > 52 and rng.random() < 0.35 + 0.5 * openness:  # cribriform
         for _ in range(int(rng.integers(2, 4 + int(wide_px / 25)))):
             r, a = np.sqrt(rng.uniform(0, 0.38)), rng.uniform(0, 6.3)
             at = centre + r * np.array([long_px * np.cos(a), wide_px * np.sin(a)]) @ _turn(angle)
-            size = rng.uniform(6, 15)
+            size = rng.uniform(6, 11 + 9 * openness)
             lumina.append(blob(rng, at, size * rng.uniform(1, 1.5), size, rng.uniform(0, 3.2), 0.15))
-    elif wide_px > 26 and rng.random() < 0.85 - 0.15 * grade:
-        share = rng.uniform(0.25, 0.5)
+    elif wide_px > 26 and rng.random() < 0.6 + 0.5 * openness - 0.12 * grade:
+        share = rng.uniform(0.22, 0.36 + 0.3 * openness)
         lumina.append(blob(rng, centre, long_px * share, wide_px * share, angle, 0.35))
+    filling = (float(rng.uniform(0.0, 0.12)), float(rng.uniform(0.01, 0.16)))
+    if rng.random() < 0.14:  # dirty necrosis
+        filling = (0.07, float(rng.uniform(0.28, 0.40)))
+    elif rng.random() < openness:
+        filling = (0.0, 0.01)
     gland = Gland(
         outline,
         lumina,
-        (float(rng.uniform(0.15, 0.27)), float(rng.uniform(0.15, 0.23))),
-        (float(rng.uniform(0.0, 0.12)), float(rng.uniform(0.01, 0.16))),
-        rim=(0.07, 0.24),
+        (float(rng.uniform(0.07, 0.18)) + tint[0], float(rng.uniform(0.11, 0.19)) + tint[1]),
+        filling,
+        rim=(0.06, 0.27),
+        cleft=(int(rng.integers(0, 48)), int(rng.integers(8, 34)) if rng.random() < 0.2 + 0.6 * openness else 0),
     )
     low = np.floor(outline.min(0)).astype(int) - 2
     extent = np.ceil(outline.max(0)).astype(int) - low + 3
@@ -146,7 +158,7 @@ def atypical(
     for lumen in lumina:
         cv2.fillPoly(mask, [np.rint(lumen - low).astype(np.int32)], 0)
     room = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
-    step = 12.6 + 1.7 * grade
+    step = 13.4 + 1.7 * grade
     rows, cols = int(extent[1] / step) + 1, int(extent[0] / step) + 1
     grid = np.stack(np.meshgrid(np.arange(cols), np.arange(rows)), -1).reshape(-1, 2).astype(float)
     grid[:, 0] += 0.5 * (grid[:, 1] % 2)
@@ -156,6 +168,8 @@ def atypical(
     away = np.arctan2(xy[:, 1] - centre[1], xy[:, 0] - centre[0])
     angles = away + rng.normal(0, 0.4 + 0.5 * grade, len(xy))
     sprite = bank.pick(f"atypical-{grade}", angles, rng)
+    hyper = rng.random(len(xy)) < dark
+    sprite[hyper] = bank.pick("hyperchromatic", angles[hyper], rng)
     chance = rng.random(len(xy))
     for kind, low_, high in (
         ("mitosis", 0.0, 0.006 * grade), ("apoptotic", 0.03, 0.045), ("lymphocyte", 0.05, 0.08), ("pencil", 0.1, 0.18)

@@ -41,37 +41,41 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "columnar": Kind((6.5, 8.8), (3.6, 4.8), (0.62, 0.88), irregular=0.06, chromatin=0.16, nucleoli=(0, 2), eosin=0.16),
-    "pencil": Kind((8.5, 12.0), (2.8, 3.9), (0.80, 1.02), irregular=0.05, chromatin=0.13, eosin=0.16, variants=8),
-    "basal": Kind((4.6, 6.4), (3.0, 4.0), (0.80, 1.05), irregular=0.10, chromatin=0.12, eosin=0.18),
+    "columnar": Kind((5.8, 8.4), (3.4, 4.7), (0.45, 0.72), irregular=0.06, chromatin=0.16, nucleoli=(0, 2), eosin=0.16),
+    "pencil": Kind((7.5, 11.0), (2.6, 3.8), (0.50, 0.82), irregular=0.05, chromatin=0.15, eosin=0.16, variants=8),
+    "basal": Kind((4.2, 6.6), (2.3, 3.6), (0.52, 0.88), irregular=0.14, chromatin=0.12, eosin=0.18),
     "lymphocyte": Kind(
-        (4.2, 5.4), (3.9, 4.9), (0.88, 1.12), irregular=0.05, chromatin=0.20, grain_px=4.0, halo=0.65, variants=4
+        (3.9, 5.2), (3.6, 4.7), (0.66, 0.98), irregular=0.07, chromatin=0.22, grain_px=4.0, halo=0.4, variants=4
     ),
     "plasma": Kind(
-        (4.6, 5.6), (4.0, 4.8), (0.80, 1.0), chromatin=0.24, grain_px=4.5, halo=0.4,
+        (4.2, 5.2), (3.6, 4.6), (0.60, 0.88), chromatin=0.26, grain_px=4.5, halo=0.25,
         cytoplasm_px=4.5, cytoplasm=(0.22, 0.24, 0.0), variants=4,
     ),
     "eosinophil": Kind(
-        (3.2, 4.0), (2.6, 3.2), (0.85, 1.05), irregular=0.2, halo=0.3, cytoplasm_px=4.5, cytoplasm=(0.05, 0.42, 0.28),
+        (3.2, 4.0), (2.6, 3.2), (0.70, 0.95), irregular=0.2, halo=0.1, cytoplasm_px=3.5, cytoplasm=(0.04, 0.40, 0.16),
         variants=3,
     ),
     "fibroblast": Kind(
-        (9.0, 15.5), (1.7, 3.1), (0.66, 1.0), irregular=0.07, rim=0.12, bend=0.012, halo=0.35, variants=8
+        (6.5, 13.0), (1.5, 2.8), (0.46, 0.86), irregular=0.10, rim=0.12, bend=0.012, halo=0.22, variants=8
     ),
-    "plump": Kind((8.0, 11.5), (3.0, 4.4), (0.50, 0.72), irregular=0.07, rim=0.3, nucleoli=(0, 2), bend=0.008, halo=0.2),
-    "muscle": Kind((11.0, 18.0), (2.0, 2.9), (0.55, 0.80), irregular=0.03, rim=0.15, bend=0.005, halo=0.15),
-    "endothelial": Kind((8.0, 12.0), (1.6, 2.4), (0.75, 1.0), rim=0.1, bend=0.022, halo=0.1),
+    "plump": Kind((6.5, 10.0), (3.0, 4.4), (0.36, 0.60), irregular=0.07, rim=0.3, nucleoli=(0, 2), bend=0.008, halo=0.2),
+    "muscle": Kind((9.0, 16.0), (1.9, 2.8), (0.42, 0.70), irregular=0.03, rim=0.15, bend=0.005, halo=0.15),
+    "endothelial": Kind((6.0, 10.0), (1.4, 2.3), (0.55, 0.9), rim=0.1, bend=0.022, halo=0.1),
     "atypical-1": Kind(
-        (6.5, 10.0), (5.0, 7.2), (0.52, 0.86), irregular=0.11, rim=0.40, chromatin=0.24, grain_px=6.5, nucleoli=(1, 2),
+        (6.0, 9.5), (4.6, 6.6), (0.34, 0.62), irregular=0.10, rim=0.55, chromatin=0.30, grain_px=6.5, nucleoli=(1, 2),
         nucleolus_px=1.5, eosin=0.17, variants=10,
     ),
     "atypical-2": Kind(
-        (7.0, 12.5), (5.5, 8.6), (0.46, 0.92), irregular=0.15, rim=0.5, chromatin=0.30, grain_px=7.5, nucleoli=(1, 3),
+        (6.5, 11.0), (5.0, 7.6), (0.30, 0.66), irregular=0.13, rim=0.65, chromatin=0.36, grain_px=7.5, nucleoli=(1, 3),
         nucleolus_px=1.8, eosin=0.17, variants=12,
     ),
     "atypical-3": Kind(
-        (7.0, 15.5), (6.0, 10.8), (0.40, 1.0), irregular=0.2, rim=0.55, chromatin=0.36, grain_px=8.5, nucleoli=(1, 4),
+        (6.5, 13.5), (5.5, 9.4), (0.26, 0.72), irregular=0.18, rim=0.75, chromatin=0.42, grain_px=8.5, nucleoli=(1, 4),
         nucleolus_px=2.1, eosin=0.18, variants=14,
+    ),
+    "hyperchromatic": Kind(
+        (6.0, 11.5), (4.0, 7.0), (0.58, 0.95), irregular=0.20, rim=0.2, chromatin=0.22, grain_px=6.0, nucleoli=(0, 1),
+        eosin=0.17, variants=12,
     ),
     "mitosis": Kind((6.0, 8.5), (2.0, 3.2), (1.15, 1.4), irregular=0.35, rim=0.0, chromatin=0.15, halo=0.8, variants=4),
     "apoptotic": Kind(
@@ -82,14 +86,14 @@ KINDS: dict[str, Kind] = {
         (4.4, 5.4), (3.8, 5.0), (0.0, 0.0), irregular=0.08, rim=0.0, chromatin=0.0, nucleoli=(0, 0), eosin=0.20, variants=3
     ),
     "goblet": Kind(
-        (13.0, 18.0), (6.2, 8.2), (0.05, 0.10), irregular=0.06, rim=2.2, chromatin=0.35, grain_px=5.0, nucleoli=(0, 0),
+        (13.5, 18.5), (6.4, 8.6), (0.045, 0.11), irregular=0.08, rim=1.6, chromatin=0.4, grain_px=5.0, nucleoli=(0, 0),
         eosin=0.05, variants=6,
     ),
 }  # fmt: skip
 
 
 Sprite: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-"""What a cell lets through, and what it adds: both (S, S, 3)."""
+"""What a cell lets through, (S, S), and what it adds, (3, S, S)."""
 
 
 @dataclass(frozen=True)
@@ -184,13 +188,13 @@ def _over(out: npt.NDArray[np.float32], cover: Plane, dyes: list[Plane]) -> None
 
 
 def _premultiplied(sprite: npt.NDArray[np.float32]) -> Sprite:
-    """Cut to what it covers; three equal channels of ``1 - coverage`` keep the stamping loop contiguous."""
+    """Cut to what it covers, channels first, ready for ``plane = plane * keep + add``."""
     reach = sprite.shape[0] // 2
     rows, cols = np.nonzero(sprite[..., 0] > 0.01)
     need = int(max(np.abs(rows - reach).max(initial=0), np.abs(cols - reach).max(initial=0)))
     cut = sprite[reach - need : reach + need + 1, reach - need : reach + need + 1]
-    keep = np.repeat(1 - cut[..., :1], 3, axis=-1)
-    return np.ascontiguousarray(keep), np.ascontiguousarray(cut[..., 1:] * cut[..., :1])
+    cut = np.moveaxis(cut, -1, 0)
+    return np.ascontiguousarray(1 - cut[0]), np.ascontiguousarray(cut[1:] * cut[0])
 
 
 @lru_cache(maxsize=1)
@@ -211,23 +215,23 @@ def stamp(
     """Lay sprites over a stain plane, in order, clipped at its edges.
 
     Args:
-        stain: (h, w, 3) densities, changed in place.
+        stain: (3, h, w) densities, changed in place.
         xy_px: Centres (N, 2) in px of the plane; may lie outside.
         index: Sprites (N,) of :func:`sprite_bank`.
     """
     sprites = sprite_bank().sprites
-    height, width = stain.shape[:2]
+    height, width = stain.shape[1:]
     for (cx, cy), i in zip(xy_px.tolist(), index.tolist(), strict=True):
         keep, add = sprites[i]
-        side = keep.shape[0]
+        side = len(keep)
         x0, y0 = cx - side // 2, cy - side // 2
         x1, y1 = x0 + side, y0 + side
         if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
                 continue
             part = np.s_[max(0, -y0) : side - max(0, y1 - height), max(0, -x0) : side - max(0, x1 - width)]
-            keep, add = keep[part], add[part]
+            keep, add = keep[part], add[:, part[0], part[1]]
             x0, y0 = max(0, x0), max(0, y0)
-        here = stain[y0:y1, x0:x1]
+        here = stain[:, y0:y1, x0:x1]
         here *= keep
         here += add

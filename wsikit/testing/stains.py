@@ -101,13 +101,12 @@ def colour_table(place: Site, strength: tuple[float, float] = (1.0, 1.0)) -> Pix
 
 
 def develop(stain: npt.NDArray[np.float32], table: Pixels) -> Pixels:
-    """RGB (h, w, 3) from the densities of haematoxylin, eosin and red cells, (h, w, 3)."""
+    """RGB (h, w, 3) from the densities of haematoxylin, eosin and red cells, (3, h, w)."""
     import cv2
 
-    steps = cv2.convertScaleAbs(np.maximum(stain, 0), alpha=1 / OD_STEP)  # rounds and saturates at 255
-    index = (steps[..., 0].astype(np.uint16) << 8) | steps[..., 1]
+    h, e, red = (cv2.convertScaleAbs(np.maximum(s, 0), alpha=1 / OD_STEP) for s in stain)  # rounds, saturates at 255
+    index = (h.astype(np.uint16) << 8) | e
     rgb = np.take(table, index, axis=0)
-    red = steps[..., 2]
     ys, xs = np.nonzero(red > 2)
     if len(ys):
         density = red[ys, xs, None].astype(np.float32) * OD_STEP * np.asarray(_RED_CELLS, np.float32)

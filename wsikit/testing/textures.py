@@ -124,4 +124,4 @@ def cytoplasm_grain() -> Plane:
 def ragged_edge() -> Plane:
     """Offsets (1024, 1024) in px by which fine structure moves the outline of tissue."""
     rng = np.random.default_rng(0xED6E)
-    return np.ascontiguousarray(7 * _noise(rng, 70, 1, 0.6) + 5 * _noise(rng, 18, 1, 0.7), np.float32)
+    return np.ascontiguousarray(5 * _noise(rng, 90, 1, 0.8) + 2.2 * _noise(rng, 22, 1, 0.9), np.float32)

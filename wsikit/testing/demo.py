@@ -1,0 +1,186 @@
+"""The demo: a planted cohort from slides to a lesion map, with the truth beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.extract.run import Progress, RunReport, extract_features
+from wsikit.figures.tile_map import draw_tile_map, feature_colours, score_colours
+from wsikit.slides.open import open_slide
+from wsikit.slides.tiling import TilingSpec
+from wsikit.store.reader import FeatureStore, open_store
+from wsikit.testing.cohort import CohortTruth, plant_cohort
+
+ENCODERS = ("texture", "colour")
+SPEC = TilingSpec(tile_px=256, target_mpp=0.5)
+FOLDS = 5
+SHOWN = 4
+"""Slides in the picture."""
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo leaves behind.
+
+    Attributes:
+        slides: Folder of the planted slides.
+        run: The extraction.
+        picture: Lesion map of a few slides.
+        aucs: Of each encoder: area under the ROC curve of the linear probe on tiles, for each fold.
+        tiles: Tiles probed.
+        lesion_share: Share of them that are lesion.
+    """
+
+    slides: Path
+    run: RunReport
+    picture: Path
+    aucs: dict[str, npt.NDArray[np.float64]]
+    tiles: int
+    lesion_share: float
+
+
+def run_demo(
+    out: Path,
+    *,
+    patients: int = 80,
+    size_px: int = 2048,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> DemoReport:
+    """Plant a cohort, extract its features, and predict from each tile whether it is lesion.
+
+    The probe is a logistic regression on the features of single tiles, fitted and tested on
+    different patients (5 folds). A tile counts as lesion if at least half of it is; tiles that hold a
+    little of it (between 5 and 50 %) are left out of the score.
+
+    Args:
+        out: Folder for everything; what an earlier demo left there is used again.
+        patients: How many, one slide each.
+        size_px: Side of the slides.
+        seed: Of the cohort.
+        workers: Processes of the extraction.
+        progress: Told what the extraction does.
+        say: Called with a line of text at each step.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    say(f"1/3  planting {patients} slides of {size_px} px with known lesions ...")
+    cohort = plant_cohort(out, patients=patients, seed=seed, size_px=size_px, processes=workers)
+    say("2/3  extracting features ...")
+    for encoder in ENCODERS:
+        run = extract_features(
+            out / "slides", out=out / "features.zarr", encoder=encoder, spec=SPEC, workers=workers, progress=progress
+        )
+    say("3/3  predicting lesion from single tiles ...")
+    store = open_store(run.store)
+    found = {encoder: _probe(cohort, store, encoder) for encoder in ENCODERS}
+    probe = found[ENCODERS[0]]
+    picture = out / "lesion_map.png"
+    _draw(picture, cohort, store, probe, {name: float(f.aucs.mean()) for name, f in found.items()})
+    certain = probe.certain
+    return DemoReport(
+        out / "slides",
+        run,
+        picture,
+        {name: f.aucs for name, f in found.items()},
+        int(certain.sum()),
+        float((probe.truth[certain] >= 0.5).mean()),
+    )
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Tiles of all slides, one after the other.
+
+    Attributes:
+        slide: (N,) index into the store's slides.
+        x: (N, D) features.
+        truth: (N,) share of the tile that is lesion.
+        score: (N,) predicted probability, out of fold.
+        aucs: One for each fold.
+    """
+
+    slide: npt.NDArray[np.int64]
+    x: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
+    aucs: npt.NDArray[np.float64]
+
+    @property
+    def certain(self) -> npt.NDArray[np.bool_]:
+        """Tiles that count: lesion by half or more, or hardly at all."""
+        return (self.truth >= 0.5) | (self.truth <= 0.05)
+
+
+def _probe(cohort: CohortTruth, store: FeatureStore, encoder: str) -> _Probe:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    bags = [store.bag(slide_id, encoder=encoder) for slide_id in store.slide_ids]
+    side = float(SPEC.tile_px)  # planted slides have the target's resolution
+    truth = np.concatenate([cohort.tile_truth(bag.slide_id, bag.coords, side) for bag in bags])
+    slide = np.concatenate([np.full(len(bag), i) for i, bag in enumerate(bags)])
+    x = np.concatenate([bag.x for bag in bags]).astype(np.float32)
+    score, aucs = np.full(len(x), np.nan), []
+    certain = (truth >= 0.5) | (truth <= 0.05)
+    patients = np.array([dict(zip(cohort.slide_ids, cohort.patient_ids, strict=True))[b.slide_id] for b in bags])[slide]
+    for train, test in GroupKFold(FOLDS).split(x, groups=patients):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+        used, asked = train[certain[train]], test[certain[test]]
+        model.fit(x[used], truth[used] >= 0.5)
+        score[test] = model.predict_proba(x[test])[:, 1]
+        aucs.append(roc_auc_score(truth[asked] >= 0.5, score[asked]))
+    return _Probe(slide, x, truth, score, np.array(aucs))
+
+
+def _draw(path: Path, cohort: CohortTruth, store: FeatureStore, probe: _Probe, aucs: dict[str, float]) -> None:
+    """A row for each of a few slides: the slide, the truth, the prediction, the features in colour."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    colours = feature_colours(probe.x)
+    shown = _spread(np.array([cohort.slide(name).lesion_fraction for name in store.slide_ids]))
+    figure = Figure(figsize=(12, 3 * len(shown) + 1), layout="constrained")
+    axes = figure.subplots(len(shown), 4, squeeze=False)
+    for row, index in zip(axes, shown, strict=True):
+        name, mine = store.slide_ids[index], probe.slide == index
+        with open_slide(cohort.slide_path(name)) as slide:
+            rgb, scale = slide.thumbnail(600), 600 / max(slide.size)
+        boxes = np.concatenate([store.bag(name, encoder=ENCODERS[0]).coords, np.full((mine.sum(), 2), SPEC.tile_px)], 1)
+        boxes = boxes * scale
+        truth, score = score_colours(probe.truth[mine]), score_colours(probe.score[mine])
+        pictures = (
+            ("", rgb),
+            ("lesion, planted", draw_tile_map(rgb, boxes, truth)),
+            (f"lesion, predicted by {ENCODERS[0]}", draw_tile_map(rgb, boxes, score)),
+            ("features in colour", draw_tile_map(rgb, boxes, colours[mine], opacity=0.8)),
+        )
+        for axis, (title, picture) in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(title if index == shown[0] else "", fontsize=11)
+        row[0].set_ylabel(f"{name}\n{100 * cohort.slide(name).lesion_fraction:.0f} % lesion", fontsize=11)
+    scale_bar = ScalarMappable(Normalize(0, 1), "RdYlBu_r")
+    figure.colorbar(scale_bar, ax=axes[:, 1:3], location="bottom", shrink=0.5, aspect=40, pad=0.01,
+                    label="share of the tile (planted), probability (predicted)")  # fmt: skip
+    words = ", ".join(f"{name} {auc:.3f}" for name, auc in aucs.items())
+    figure.suptitle(f"Lesion from single tiles, patients apart: mean AUC of {FOLDS} folds: {words}", fontsize=13)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _spread(values: npt.NDArray[Any]) -> Sequence[int]:
+    """Indices of a few values from the lowest to the highest."""
+    order = np.argsort(values, kind="stable")
+    return [int(order[i]) for i in np.unique(np.linspace(0, len(values) - 1, SHOWN).round().astype(int))]
