@@ -34,7 +34,7 @@ def slides(tmp_path_factory) -> Path:
 
 def run(slides: Path, store: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "wsikit", "extract", str(slides), "--out", str(store), "--tile-px", "32",
-               "--tissue", "whole", "--workers", "1"]  # fmt: skip
+               "--tissue", "whole", "--workers", "1", "--encoder", "colour"]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True)
 
 

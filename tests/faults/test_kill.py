@@ -35,7 +35,7 @@ def slides(tmp_path_factory) -> Path:
 def command(slides: Path, store: Path) -> list[str]:
     return [
         sys.executable, "-m", "wsikit", "extract", str(slides), "--out", str(store), "--tile-px", "32",
-        "--tissue", "whole", "--workers", "2",
+        "--tissue", "whole", "--workers", "2", "--encoder", "colour",
     ]  # fmt: skip
 
 

@@ -40,7 +40,9 @@ class LiveProgress(Progress):
         self._tiles = self._bar.add_task("tiles ", total=0, rate="")
         self._total_slides = self._done_slides = self._planned_slides = self._failed = 0
         self._total_tiles = self._done_tiles = 0
-        self._began = self._logged = time.monotonic()
+        self._began = 0.0  # the first tiles: starting workers and finding tissue say nothing of the rate
+        self._before = 0  # how many those were
+        self._logged = time.monotonic()
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -53,8 +55,10 @@ class LiveProgress(Progress):
 
     def slides(self, total: int) -> None:
         """How many slides there are."""
-        self._total_slides = total
-        self._began = time.monotonic()
+        self._total_slides, self._began, self._before = total, 0.0, 0
+        self._done_slides = self._planned_slides = self._failed = self._total_tiles = self._done_tiles = 0
+        self._bar.reset(self._slides)
+        self._bar.reset(self._tiles, total=0)
         self._bar.update(self._slides, total=total)
 
     def planned(self, slide_id: str, tiles_to_do: int) -> None:
@@ -66,6 +70,8 @@ class LiveProgress(Progress):
 
     def tiles(self, count: int) -> None:
         """So many tiles more are encoded."""
+        if not self._began:
+            self._began, self._before = time.monotonic(), count
         self._done_tiles += count
         self._bar.update(self._tiles, completed=self._done_tiles, rate=f"{self._rate():,.0f} tiles/s")
         self._log()
@@ -83,7 +89,7 @@ class LiveProgress(Progress):
         self._console.print(line, highlight=False, markup=False)
 
     def _rate(self) -> float:
-        return self._done_tiles / max(time.monotonic() - self._began, 1e-9)
+        return (self._done_tiles - self._before) / max(time.monotonic() - self._began, 1.0)
 
     def _log(self) -> None:
         now = time.monotonic()

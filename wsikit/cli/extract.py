@@ -24,7 +24,7 @@ _ADVANCED = "Advanced"
 def command(
     slides: Annotated[list[Path] | None, typer.Argument(help="Slide files, and folders to search for them.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The feature store: new, or one to go on with.")] = ...,  # type: ignore[assignment]
-    encoder: Annotated[str, typer.Option(help="Tile encoder; 'wsikit models' lists them.")] = "colour",
+    encoder: Annotated[str, typer.Option(help="Tile encoder; 'wsikit models' lists them.")] = "texture",
     weights: Annotated[str | None, typer.Option(help="For encoders with weights: a file, 'hub', or 'random'.")] = None,
     target_mpp: Annotated[float, typer.Option(help="Resolution of the tiles, um per pixel.")] = 0.5,
     tile_px: Annotated[int, typer.Option(help="Side of a tile, px.")] = 256,

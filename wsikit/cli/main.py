@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From whole-slide images to slide-level answers.",
-    epilog="Begin with: wsikit extract slides/ --out cohort.zarr --encoder colour",
+    epilog="Begin with: wsikit extract slides/ --out cohort.zarr",
 )
 
 

@@ -22,7 +22,7 @@ def command(
     re_extract: Annotated[int, typer.Option(help="Read and encode so many random tiles of each slide again.")] = 0,
     slides: Annotated[list[Path] | None, typer.Option(help="Where the slides are, for --re-extract.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="The manifest they were extracted with.")] = None,
-    encoder: Annotated[str, typer.Option(help="The encoder they were extracted with.")] = "colour",
+    encoder: Annotated[str, typer.Option(help="The encoder they were extracted with.")] = "texture",
     weights: Annotated[str | None, typer.Option(help="Its weights.")] = None,
     precision: Annotated[str, typer.Option(help="Its precision.")] = "float32",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,

@@ -71,7 +71,7 @@ def extract_features(
     slides: Iterable[str | PathLike[str]] | str | PathLike[str],
     *,
     out: str | PathLike[str],
-    encoder: str | EncoderSettings = "colour",
+    encoder: str | EncoderSettings = "texture",
     spec: TilingSpec | None = None,
     tissue: str = DEFAULT_METHOD,
     tissue_options: dict[str, Any] | None = None,

@@ -25,7 +25,7 @@ class EncoderSettings:
         threads: Threads of the encoder on a CPU, per worker; likewise.
     """
 
-    name: str = "colour"
+    name: str = "texture"
     weights: str | None = None
     precision: str = "float32"
     device: str = "auto"

@@ -32,7 +32,7 @@ def draw_tile_map(
         times[y0:y1, x0:x1] += 1
     weight = np.where(times > 0, opacity, 0.0)
     mixed = rgb * (1 - weight) + total / np.maximum(times, 1) * weight
-    return np.rint(mixed).astype(np.uint8)
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def score_colours(scores: Numbers, *, low: float = 0.0, high: float = 1.0, palette: str = "RdYlBu_r") -> Picture:
@@ -40,7 +40,7 @@ def score_colours(scores: Numbers, *, low: float = 0.0, high: float = 1.0, palet
     import matplotlib
 
     span = np.clip((np.asarray(scores, np.float64) - low) / (high - low), 0, 1)
-    return np.rint(matplotlib.colormaps[palette](span)[:, :3] * 255).astype(np.uint8)
+    return np.asarray(np.rint(matplotlib.colormaps[palette](span)[:, :3] * 255), np.uint8)
 
 
 def feature_colours(x: Numbers) -> Picture:
@@ -58,4 +58,4 @@ def feature_colours(x: Numbers) -> Picture:
     ranks = components.argsort(axis=0).argsort(axis=0) / max(len(x) - 1, 1)
     colours = np.full((len(x), 3), 0.5)
     colours[:, :few] = 0.1 + 0.85 * ranks
-    return np.rint(colours * 255).astype(np.uint8)
+    return np.asarray(np.rint(colours * 255), np.uint8)

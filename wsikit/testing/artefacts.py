@@ -64,21 +64,19 @@ def _near(line: npt.NDArray[np.float64], reach: float, x0: int, y0: int, width: 
     return bool(low[0] < x0 + width and high[0] > x0 and low[1] < y0 + height and high[1] > y0)
 
 
-def _stroke(rng: np.random.Generator, start: npt.NDArray[np.float64], length: float, bend: float) -> npt.NDArray[np.float64]:
+def _stroke(
+    rng: np.random.Generator, start: npt.NDArray[np.float64], length: float, bend: float
+) -> npt.NDArray[np.float64]:
     """A smooth wandering line of points about 6 px apart."""
     n = max(8, int(length / 6))
-    turn = rng.uniform(-1, 1) * bend / n + np.interp(
-        np.arange(n), np.linspace(0, n, 9), rng.normal(0, bend / n, 9)
-    )
+    turn = rng.uniform(-1, 1) * bend / n + np.interp(np.arange(n), np.linspace(0, n, 9), rng.normal(0, bend / n, 9))
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(turn)
     steps = 6 * np.stack([np.cos(heading), np.sin(heading)], 1)
     line = start + np.cumsum(steps, 0)
     return np.asarray(line - (line.mean(0) - start))
 
 
-def plan_artefacts(
-    rng: np.random.Generator, anatomy: Anatomy, kinds: tuple[str, ...] | None = None
-) -> Artefacts:
+def plan_artefacts(rng: np.random.Generator, anatomy: Anatomy, kinds: tuple[str, ...] | None = None) -> Artefacts:
     """Draw which artefacts a slide has and where.
 
     Args:
@@ -110,7 +108,13 @@ def plan_artefacts(
         colour = str(rng.choice(list(_INKS)))
         for _ in range(int(rng.integers(1, 3))):
             start = rng.uniform(0.08, 0.92, 2) * size
-            pens.append((_stroke(rng, start, rng.uniform(0.3, 0.9) * size, 2.5), float(size * rng.uniform(0.008, 0.018)), colour))
+            pens.append(
+                (
+                    _stroke(rng, start, rng.uniform(0.3, 0.9) * size, 2.5),
+                    float(size * rng.uniform(0.008, 0.018)),
+                    colour,
+                )
+            )
     if have["blur"]:
         for _ in range(int(rng.integers(1, 3))):
             x, y = spot()
@@ -151,7 +155,9 @@ def glass(rgb: Pixels, artefacts: Artefacts, x0: int, y0: int) -> Pixels:
     return rgb
 
 
-def _within(items: npt.NDArray[np.float64], reach: float, x0: int, y0: int, width: int, height: int) -> npt.NDArray[np.bool_]:
+def _within(
+    items: npt.NDArray[np.float64], reach: float, x0: int, y0: int, width: int, height: int
+) -> npt.NDArray[np.bool_]:
     x, y = items[:, 0], items[:, 1]
     return np.asarray((x > x0 - reach) & (x < x0 + width + reach) & (y > y0 - reach) & (y < y0 + height + reach))
 
@@ -173,9 +179,9 @@ def ink(rgb: Pixels, artefacts: Artefacts, x0: int, y0: int) -> Pixels:
         body = cv2.GaussianBlur(edge, (0, 0), 4).astype(np.float32) / 255
         streak = 1 + 0.18 * _streaks()[np.ix_((np.arange(height) + y0) % 512, (np.arange(width) + x0) % 512)]
         density = cover * (1.0 - 0.35 * body) * streak  # ink gathers at the rim of a stroke
-        rgb = np.clip(
-            rgb * np.power(10.0, -density[..., None] * np.asarray(_INKS[colour], np.float32)), 0, 255
-        ).astype(np.uint8)
+        rgb = np.clip(rgb * np.power(10.0, -density[..., None] * np.asarray(_INKS[colour], np.float32)), 0, 255).astype(
+            np.uint8
+        )
     return rgb
 
 

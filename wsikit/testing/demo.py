@@ -18,7 +18,7 @@ from wsikit.store.reader import FeatureStore, open_store
 from wsikit.testing.cohort import CohortTruth, plant_cohort
 
 ENCODERS = ("texture", "colour")
-SPEC = TilingSpec(tile_px=256, target_mpp=0.5)
+SPEC = TilingSpec(tile_px=128, target_mpp=0.5)
 FOLDS = 5
 SHOWN = 4
 """Slides in the picture."""
@@ -135,7 +135,7 @@ def _probe(cohort: CohortTruth, store: FeatureStore, encoder: str) -> _Probe:
     certain = (truth >= 0.5) | (truth <= 0.05)
     patients = np.array([dict(zip(cohort.slide_ids, cohort.patient_ids, strict=True))[b.slide_id] for b in bags])[slide]
     for train, test in GroupKFold(FOLDS).split(x, groups=patients):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=500))
         used, asked = train[certain[train]], test[certain[test]]
         model.fit(x[used], truth[used] >= 0.5)
         score[test] = model.predict_proba(x[test])[:, 1]
@@ -177,7 +177,8 @@ def _draw(path: Path, cohort: CohortTruth, store: FeatureStore, probe: _Probe, a
                     label="share of the tile (planted), probability (predicted)")  # fmt: skip
     words = ", ".join(f"{name} {auc:.3f}" for name, auc in aucs.items())
     figure.suptitle(f"Lesion from single tiles, patients apart: mean AUC of {FOLDS} folds: {words}", fontsize=13)
-    FigureCanvasAgg(figure).print_png(str(path))
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=100)
 
 
 def _spread(values: npt.NDArray[Any]) -> Sequence[int]:

@@ -17,7 +17,7 @@ _SCALE = 4
 """The mask of glands, which keeps loose cells out of them, has one px per 4 level-0 px."""
 
 _CELLS: dict[int, tuple[float, dict[str, float]]] = {
-    LAMINA: (0.56, {"lymphocyte": 0.30, "plasma": 0.27, "fibroblast": 0.23, "plump": 0.115, "eosinophil": 0.025,
+    LAMINA: (0.60, {"lymphocyte": 0.30, "plasma": 0.27, "fibroblast": 0.23, "plump": 0.115, "eosinophil": 0.025,
                     "endothelial": 0.06}),
     COLLAGEN: (0.11, {"fibroblast": 0.74, "plump": 0.08, "lymphocyte": 0.09, "endothelial": 0.05, "plasma": 0.04}),
     MUSCLE: (0.13, {"muscle": 0.90, "fibroblast": 0.06, "lymphocyte": 0.04}),
@@ -100,7 +100,7 @@ def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> lis
             & (rng.random(len(points)) < 0.96)
         )
         for p, gob, act in zip(points[good], g[good], a[good], strict=True):
-            rows = 1 + int(act > 0.45) + int(act > 1.0)
+            rows = 1 + int(act > 0.35) + int(act > 0.95)
             out.append(
                 crypt(
                     rng, bank, p, wide * rng.uniform(0.82, 1.08), long_cut * rng.uniform(0.85, 1.1),
@@ -114,8 +114,12 @@ def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> lis
 def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grade: float) -> list[Gland]:
     out: list[Gland] = []
     # each lesion has its own tint, either side of the normal glands': colour does not give it away
-    tint = float(np.clip(rng.normal(0.0, 0.035), -0.06, 0.08)), float(np.clip(rng.normal(0.0, 0.03), -0.06, 0.07))
-    openness, dark = float(rng.uniform(0.25, 1.0)), float(rng.beta(0.8, 3.2))
+    tint_h, tint_e = rng.normal(-0.01, 0.035), rng.normal(-0.012, 0.03)
+    openness, dark = float(rng.uniform(0.4, 1.0)), float(rng.beta(0.8, 3.6))
+    shape = anatomy.kind.shape
+    # and within it places with fewer glands in more stroma, darker or paler ones
+    sparse = smooth_field(rng, shape, 330 / GRID_PX)
+    uneven_h, uneven_e = (smooth_field(rng, shape, 300 / GRID_PX) for _ in range(2))
     for f, axis in enumerate(anatomy.axis):
         points = _lattice(rng, anatomy.size_px, axis + rng.uniform(-0.5, 0.5), 104, 90, 0.3)
         points = points[rng.permutation(len(points))]
@@ -126,18 +130,19 @@ def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grad
             & (sample(anatomy.lesion, points, GRID_PX) > 0)
             & (kind != NECROSIS)
         )
-        solid = np.isin(kind, (LAMINA,))
+        thin = sample(sparse, points, GRID_PX)
+        solid = (kind == LAMINA) & (thin < 0.75)
         keep = good & (rng.random(len(points)) < np.where(solid, 0.94, np.where(kind == MUCIN, 0.3, 0.62)))
+        dh, de = 0.028 * sample(uneven_h, points, GRID_PX), 0.022 * sample(uneven_e, points, GRID_PX)
         tilt = sample(anatomy.fibre_angle, points, GRID_PX)
-        for p, s, t in zip(points[keep], solid[keep], tilt[keep], strict=True):
+        for p, s, t, h, e in zip(points[keep], solid[keep], tilt[keep], dh[keep], de[keep], strict=True):
             wide = float(np.clip(rng.lognormal(np.log(46 if s else 27), 0.33), 14, 105))
             level = 1 + int(rng.random() < 2 * grade) + int(rng.random() < 2 * grade - 1)
             angle = t + rng.normal(0, 0.5)
             long = float(rng.uniform(1.0, 1.8))
+            tint = float(np.clip(tint_h + h, -0.06, 0.1)), float(np.clip(tint_e + e, -0.08, 0.1))
             some = float(np.clip(dark + rng.normal(0, 0.15), 0, 1))
-            out.append(
-                atypical(rng, bank, p, wide, long, angle, grade=level, tint=tint, openness=openness, dark=some)
-            )
+            out.append(atypical(rng, bank, p, wide, long, angle, grade=level, tint=tint, openness=openness, dark=some))
     out.sort(key=lambda g: -float(np.ptp(g.outline, axis=0).sum()))  # small ones on top
     return out
 
@@ -201,7 +206,11 @@ def _loose_cells(
     density = np.maximum(density * np.exp(rng.normal(0, 0.15)), 0.80 * lymph)
     density = np.where(lesion & np.isin(kind, (COLLAGEN, MUSCLE)), density * 1.35, density)
     chosen = free & (rng.random(len(points)) < density)
-    red = free & ~chosen & (rng.random(len(points)) < (0.45 * bleeding + 0.06 * lesion) * np.isin(kind, (LAMINA, COLLAGEN)))
+    red = (
+        free
+        & ~chosen
+        & (rng.random(len(points)) < (0.45 * bleeding + 0.03 * lesion) * np.isin(kind, (LAMINA, COLLAGEN)))
+    )
     points_red = points[red]
     points, kind, lymph, lesion = points[chosen], kind[chosen], lymph[chosen], lesion[chosen]
 

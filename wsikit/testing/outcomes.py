@@ -82,7 +82,16 @@ def draw_outcomes(patients: int, *, seed: int, sites: int = 4) -> Outcomes:
     hazard = hazard - hazard.mean()
     time, event = draw_times(rng, hazard)
     return Outcomes(
-        extent, grade, age, probability, label, np.round(hazard, 5), np.round(np.maximum(time, 0.1), 1), event, site, area
+        extent,
+        grade,
+        age,
+        probability,
+        label,
+        np.round(hazard, 5),
+        np.round(np.maximum(time, 0.1), 1),
+        event,
+        site,
+        area,
     )
 
 
@@ -119,9 +128,7 @@ def draw_times(
     return np.minimum(death, high * leave), death <= high * leave
 
 
-def harrell_c(
-    risk: npt.NDArray[np.float64], time: npt.NDArray[np.float64], event: npt.NDArray[np.bool_]
-) -> float:
+def harrell_c(risk: npt.NDArray[np.float64], time: npt.NDArray[np.float64], event: npt.NDArray[np.bool_]) -> float:
     """Harrell's C: share of comparable pairs in which the higher risk fails first; tied risks count half."""
     comparable = event[:, None] & (time[:, None] < time[None])
     right = np.where(risk[:, None] == risk[None], 0.5, risk[:, None] > risk[None])

@@ -72,7 +72,10 @@ def _matrix(scene: Scene, x0: int, y0: int, width: int, height: int) -> npt.NDAr
     u, v = uv[..., 0] + scene.offset[0], uv[..., 1] + scene.offset[1]
     u -= np.float32(np.floor(u.min() / SIZE_PX) * SIZE_PX)
     v -= np.float32(np.floor(v.min() / SIZE_PX) * SIZE_PX)
-    near = a.kind[max(0, y0 // GRID_PX - 1) : (y0 + height) // GRID_PX + 2, max(0, x0 // GRID_PX - 1) : (x0 + width) // GRID_PX + 2]
+    near = a.kind[
+        max(0, y0 // GRID_PX - 1) : (y0 + height) // GRID_PX + 2,
+        max(0, x0 // GRID_PX - 1) : (x0 + width) // GRID_PX + 2,
+    ]
     present = np.unique(near)
     stain = np.zeros((3, height, width), np.float32)
     total = np.zeros((height, width), np.float32)

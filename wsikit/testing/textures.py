@@ -22,9 +22,7 @@ def _warp(field: Plane, dx: Plane, dy: Plane) -> Plane:
     import cv2
 
     y, x = np.mgrid[0 : field.shape[0], 0 : field.shape[1]].astype(np.float32)
-    return np.asarray(
-        cv2.remap(field, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32
-    )
+    return np.asarray(cv2.remap(field, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)
 
 
 def _step(x: Plane, soft: float) -> Plane:

@@ -87,7 +87,7 @@ def timm_encoder(
     options = _plain(name, model_options or {})
     config = _config(member)
     card = _card(member, config, input_px=input_px, interpolation=interpolation, model_options=options)
-    identity: dict[str, Any] = {"algorithm": "timm", "model": member, "model_options": options}
+    identity: dict[str, Any] = {"algorithm": "timm", "model": recorded_name(member), "model_options": options}
     options = _with_size(member, options, input_px)
     if source == "random":
         import torch
@@ -109,6 +109,12 @@ def timm_encoder(
     return NetworkEncoder(card, model, identity=identity, input_px=size, precision=precision, device=device)
 
 
+def recorded_name(member: str) -> str:
+    """The member as stores record it: a local folder by its last name, because stores hold no paths."""
+    prefix, colon, where = member.partition(":")
+    return f"{prefix}{colon}{Path(where).name}" if prefix == "local-dir" else member
+
+
 def _timm() -> Any:
     from wsikit.encoders.torchvision_fix import ensure_torchvision
 
@@ -121,7 +127,7 @@ def _timm() -> Any:
 
 
 def _config(member: str) -> dict[str, Any]:
-    """What timm records of a member's pretraining of a member: input size, mean, std, interpolation, licence."""
+    """What timm records of a member's pretraining: input size, mean, std, interpolation, licence."""
     timm = _timm()
     if member.startswith(_ELSEWHERE):
         with _HubErrors(member):
@@ -135,7 +141,7 @@ def _config(member: str) -> dict[str, Any]:
                 if prefix.startswith("hf"):
                     raise
                 raise WeightsError(f"encoder 'timm:{member}': folder {where!r} has no readable config.json") from error
-        return {"license": None, "hf_hub_id": where, **config}
+        return {"license": None, "hf_hub_id": recorded_name(member).partition(":")[2], **config}
     if not timm.is_model(member):
         known = timm.list_pretrained() if "." in member else timm.list_models()
         hint = f"; a repository on the hub is written 'timm:hf-hub:{member}'" if "/" in member else ""
@@ -158,7 +164,7 @@ def _card(
     interpolation: str | None,
     model_options: dict[str, Any],
 ) -> EncoderCard:
-    name = f"timm:{member}"
+    name = f"timm:{recorded_name(member)}"
     source = str(config.get("hf_hub_id") or config.get("url") or "timm")
     height, width = (input_px, input_px) if input_px else config["input_size"][1:]
     return EncoderCard(
