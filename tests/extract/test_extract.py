@@ -142,6 +142,31 @@ def test_other_settings_and_other_files_are_refused_with_both_values(done, cohor
     assert verify_store(wk.open_store(store)) == []  # and nothing was touched
 
 
+def test_tissue_drawn_in_qupath_takes_the_segmenters_place(cohort, tmp_path):
+    """One slide's tissue comes from a file; a changed file is refused, and the mask is written out again."""
+    import json
+
+    box = [[64, 64], [320, 64], [320, 192], [64, 192], [64, 64]]
+    drawn = tmp_path / "small.geojson"
+    drawn.write_text(json.dumps({"type": "Polygon", "coordinates": [box]}))
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,tissue\n{cohort / 'small.svs'},small.geojson\n")
+    options = {**OPTIONS, "manifest": manifest, "out": tmp_path / "a.zarr", "workers": 1}
+    assert wk.extract_features([], **options).ok
+    store = wk.open_store(tmp_path / "a.zarr")
+    assert store.slide("small")["tissue"]["method"] == "geojson"
+    coords = store.bag("small", encoder="colour").coords
+    assert len(coords) == 8 * 4
+    assert (coords.min(axis=0).tolist(), coords.max(axis=0).tolist()) == ([64, 64], [288, 160])
+    exported = json.loads((tmp_path / "a.report" / "tissue" / "small.geojson").read_text())
+    corners = np.array(exported["features"][0]["geometry"]["coordinates"][0])
+    assert np.abs(corners.max(axis=0) - [320, 192]).max() < 8
+    drawn.write_text(json.dumps({"type": "Polygon", "coordinates": [(np.array(box) + 32).tolist()]}))
+    (outcome,) = wk.extract_features([], **options).outcomes
+    assert outcome.state == "changed"
+    assert "the tissue was given as a GeoJSON file" in outcome.reason
+
+
 def test_bad_slides_are_named_and_the_rest_is_done(cohort, tmp_path):
     bad = tmp_path / "slides"
     bad.mkdir()

@@ -90,3 +90,12 @@ def test_read_only_folder(slides, tmp_path):
         failed = run(slides, folder / "a.zarr")
     assert failed.returncode == 2
     assert "Permission denied" in failed.stderr
+
+
+def test_disk_that_turned_read_only(slides, small_disk):
+    store = small_disk / "a.zarr"
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    failed = run(slides, store)
+    assert failed.returncode == 2
+    assert "cannot be created or written: " in failed.stderr
+    assert "Read-only file system" in failed.stderr

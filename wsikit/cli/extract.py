@@ -32,7 +32,7 @@ def command(
     tissue: Annotated[str, typer.Option(help="How tissue is found; 'wsikit models' lists the methods.")] = "saturation",
     manifest: Annotated[
         Path | None,
-        typer.Option(help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene."),
+        typer.Option(help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
     stride_px: Annotated[

@@ -26,12 +26,14 @@ class SlideEntry:
         path: The file.
         mpp: Micrometres per level-0 pixel (x, y), if given.
         scene: Scene or focal plane, if given.
+        tissue: GeoJSON file with the slide's tissue, if given.
     """
 
     slide_id: str
     path: Path
     mpp: tuple[float, float] | None = None
     scene: str | None = None
+    tissue: Path | None = None
 
 
 COLUMNS = {
@@ -42,6 +44,7 @@ COLUMNS = {
     "mpp_x": "the same along x, where the two differ",
     "mpp_y": "the same along y",
     "scene": "scene or focal plane, for files with several",
+    "tissue": "GeoJSON with the slide's tissue, as QuPath exports it; it takes the place of the segmenter",
 }
 """Columns of a manifest; one of ``path`` and ``slide`` is needed."""
 
@@ -136,17 +139,18 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
             raise ConfigError(f"{where}: {entry.path} has a row already, in line {told[entry.path]}")
         told[entry.path] = number
         chosen[index] = SlideEntry(
-            values.get("slide_id") or entry.slide_id, entry.path, _mpp(values, where), values.get("scene") or None
+            values.get("slide_id") or entry.slide_id,
+            entry.path,
+            _mpp(values, where),
+            values.get("scene") or None,
+            _beside(manifest, values["tissue"], where) if values.get("tissue") else None,
         )
     return chosen
 
 
 def _entry_of(entries: list[SlideEntry], values: dict[str, str], manifest: Path, where: str) -> int:
     if "path" in values:
-        path = Path(values["path"])
-        path = path if path.is_absolute() else manifest.parent / path
-        if not values["path"] or not path.is_file():
-            raise ConfigError(f"{where}: no such file: {values['path'] or '(empty)'}")
+        path = _beside(manifest, values["path"], where)
         for i, entry in enumerate(entries):
             if entry.path.resolve() == path.resolve():
                 return i
@@ -161,6 +165,14 @@ def _entry_of(entries: list[SlideEntry], values: dict[str, str], manifest: Path,
         raise ConfigError(f"{where}: {name!r} is the name of several slides: {both}; use the column 'path'")
     known = [name for e in entries for name in (e.path.name, slide_id_of(e.path))]
     raise ConfigError(f"{where}: no slide {name!r} among the {len(entries)} given{nearest(name, known)}")
+
+
+def _beside(manifest: Path, name: str, where: str) -> Path:
+    """A file that a manifest names, absolute or relative to the manifest."""
+    path = Path(name) if Path(name).is_absolute() else manifest.parent / name
+    if not name or not path.is_file():
+        raise ConfigError(f"{where}: no such file: {name or '(empty)'}")
+    return path
 
 
 def _mpp(values: dict[str, str], where: str) -> tuple[float, float] | None:

@@ -16,7 +16,8 @@ from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_plan, picture_stored
 from wsikit.extract.settings import RunSettings
 from wsikit.geometry import Mpp
-from wsikit.provenance import file_bytes, fingerprint
+from wsikit.provenance import file_bytes, fingerprint, sha256_file
+from wsikit.slides.geojson import read_geojson, write_geojson
 from wsikit.slides.level import LevelChoice
 from wsikit.slides.open import open_slide
 from wsikit.slides.slide import Slide
@@ -33,10 +34,16 @@ def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]
         NoTissueError: No tile has enough tissue. The picture is drawn all the same.
     """
     with open_entry(entry, settings) as slide:
-        tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
+        if entry.tissue is not None:
+            tissue = read_geojson(entry.tissue, slide)
+        else:
+            tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
         tiles = tile_slide(slide, tissue, settings.spec)
         if settings.report is not None:
             picture_plan(settings.report, entry.slide_id, slide, tissue, tiles)
+            outline = settings.report / "tissue" / f"{entry.slide_id}.geojson"
+            outline.parent.mkdir(exist_ok=True)
+            write_geojson(tissue, outline)
         if not len(tiles):
             found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
             cause = (
@@ -123,11 +130,22 @@ def same_slide(root: Path, entry: SlideEntry) -> dict[str, Any]:
             f"slide {entry.slide_id}: mpp {list(entry.mpp)} is given, the store has {attributes['mpp']} "
             f"({attributes['mpp_source']}); 'wsikit remove' it from the store first"
         )
+    drawn = None if entry.tissue is None else sha256_file(entry.tissue)
+    stored = attributes["tissue"]["parameters"].get("sha256") if attributes["tissue"]["method"] == "geojson" else None
+    if drawn != stored:
+        raise ChangedError(
+            f"slide {entry.slide_id}: the tissue was {_outline_words(stored)}, now it is {_outline_words(drawn)}; "
+            "'wsikit remove' it from the store first"
+        )
     if entry.scene != attributes["scene"]:
         raise ChangedError(
             f"slide {entry.slide_id}: scene {entry.scene!r} is asked for, the store has {attributes['scene']!r}"
         )
     return attributes
+
+
+def _outline_words(sha256: str | None) -> str:
+    return "segmented" if sha256 is None else f"given as a GeoJSON file (sha256 {sha256[:12]})"
 
 
 def picture_again(root: Path, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:

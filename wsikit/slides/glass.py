@@ -49,11 +49,13 @@ class Glass:
     Attributes:
         log_blocks: (rows, cols, 3) float32, ln of the glass's grey level in R, G, B, one value per block.
         found: Whether any glass was seen; else ``log_blocks`` is the default white.
+        noise: Standard deviation of bare glass, grey levels; 0 where none was seen.
         padding: (h, w) bool, places that were never scanned: constant black or constant pure white.
     """
 
     log_blocks: Plane
     found: bool
+    noise: float
     padding: Mask
 
     def log_level(self, channel: int) -> Plane:
@@ -82,15 +84,17 @@ def find_glass(rgb: Pixels, mpp: float) -> Glass:
     """
     height, width = rgb.shape[:2]
     padding = find_padding(rgb, mpp)
-    flat = _largest_parts(_looks_like_glass(rgb) & ~padding, mpp)
+    deviation = local_deviation(rgb)
+    flat = _largest_parts(_looks_like_glass(rgb, deviation) & ~padding, mpp)
     # Small images get smaller blocks: with at least a dozen a side a drift can still be followed.
     block_px = max(4, min(round(BLOCK_UM / mpp), min(height, width) // 12))
     shape = (max(1, round(height / block_px)), max(1, round(width / block_px)))
     colours, weights = _block_means(rgb, flat, shape)  # (rows, cols, 3), (rows, cols)
     if not weights.any():
         white = np.full((*shape, 3), np.log(DEFAULT_GLASS + 1), np.float32)
-        return Glass(white, False, padding)
-    return Glass(_spread(colours, _without_pale_tissue(colours, weights)), True, padding)
+        return Glass(white, False, 0.0, padding)
+    kept = _without_pale_tissue(colours, weights)
+    return Glass(_spread(colours, kept), True, float(np.median(deviation[flat])), padding)
 
 
 def find_padding(rgb: Pixels, mpp: float) -> Mask:
@@ -112,17 +116,16 @@ def find_padding(rgb: Pixels, mpp: float) -> Mask:
     return np.asarray(white | large[labels], np.bool_)
 
 
-def _looks_like_glass(rgb: Pixels) -> Mask:
+def _looks_like_glass(rgb: Pixels, deviation: Plane) -> Mask:
     """Bright, nearly colourless, and smooth in every channel; (h, w)."""
     lowest, highest = rgb.min(axis=2), rgb.max(axis=2)
     tint = np.log((highest.astype(np.float32) + 1) / (lowest.astype(np.float32) + 1))
     bright = (highest >= DIMMEST_GLASS) & (tint <= DEEPEST_TINT)
     if not bright.any():
         return np.zeros(rgb.shape[:2], np.bool_)
-    roughness = local_deviation(rgb)
     # The noise of a scanner sets what "smooth" can mean, within reason.
-    smooth = float(np.clip(3 * np.percentile(roughness[bright], 10), 2.0, 5.0))
-    return np.asarray(bright & (roughness <= smooth), np.bool_)
+    smooth = float(np.clip(3 * np.percentile(deviation[bright], 10), 2.0, 6.0))
+    return np.asarray(bright & (deviation <= smooth), np.bool_)
 
 
 def local_deviation(rgb: Pixels, window_px: int = 5) -> Plane:

@@ -51,12 +51,13 @@ def fine_structure(rgb: Pixels, mpp: float) -> Plane:
     return np.sqrt(power)
 
 
-def find_ink(rgb: Pixels, glass: Glass, mpp: float) -> Mask:
+def find_ink(rgb: Pixels, glass: Glass, structure: Plane, mpp: float) -> Mask:
     """Where pen marks are.
 
     Args:
         rgb: (h, w, 3) uint8 overview.
         glass: Its glass.
+        structure: (h, w) of :func:`fine_structure`.
         mpp: Micrometres per pixel.
 
     Returns:
@@ -68,7 +69,6 @@ def find_ink(rgb: Pixels, glass: Glass, mpp: float) -> Mask:
     darkest = np.maximum(np.maximum(red, green), blue)
     if not (darkest >= LEAST_DENSITY).any():
         return np.zeros(rgb.shape[:2], np.bool_)
-    structure = fine_structure(rgb, mpp)
     # On a slide out of focus nothing is crisp: there, only what is much smoother than the rest is ink.
     crisp = float(np.percentile(structure[darkest >= LEAST_DENSITY], 95))
     smooth = structure <= min(SMOOTH_LEVELS, 0.35 * crisp)

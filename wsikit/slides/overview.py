@@ -40,6 +40,18 @@ class Overview:
     downsample: tuple[float, float]
 
 
+def overview_size(
+    slide: Slide, *, max_px: int | None = None, mpp: float | None = None, limit_px: int = 8192
+) -> tuple[int, int]:
+    """(width, height) of an overview, px; see :func:`read_overview`."""
+    if (max_px is None) == (mpp is None):
+        raise ConfigError("an overview takes either max_px or mpp")
+    width, height = slide.size
+    factor = max(width, height) / max_px if max_px is not None else (mpp or 0.0) / slide.mpp.mean
+    factor = max(factor, 1.0, max(width, height) / limit_px)
+    return max(1, round(width / factor)), max(1, round(height / factor))
+
+
 def read_overview(
     slide: Slide, *, max_px: int | None = None, mpp: float | None = None, limit_px: int = 8192
 ) -> Overview:
@@ -53,14 +65,11 @@ def read_overview(
     """
     import cv2
 
-    if (max_px is None) == (mpp is None):
-        raise ConfigError("read_overview takes either max_px or mpp")
     width, height = slide.size
-    factor = max(width, height) / max_px if max_px is not None else (mpp or 0.0) / slide.mpp.mean
-    factor = max(factor, 1.0, max(width, height) / limit_px)
-    out_w, out_h = max(1, round(width / factor)), max(1, round(height / factor))
+    out_w, out_h = overview_size(slide, max_px=max_px, mpp=mpp, limit_px=limit_px)
+    factor = min(width / out_w, height / out_h)
     level = max(
-        (i for i, d in enumerate(slide.level_downsamples) if d <= factor * 1.001),
+        (i for i, d in enumerate(slide.level_downsamples) if d <= factor * 1.01),
         key=lambda i: slide.level_downsamples[i],
     )
     level_w, level_h = slide.level_sizes[level]

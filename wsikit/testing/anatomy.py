@@ -148,7 +148,7 @@ def plan_anatomy(rng: np.random.Generator, size_px: int, *, tissue_fraction: flo
     tear = np.maximum(np.abs(field(900, 2)) - 0.015, -0.015) * 14  # thin cracks through the tissue
     outline -= 0.9 * (np.clip(260 - border, 0, None) / 220) ** 2  # tissue keeps clear of the border, and bends off it
     outline = np.where(border < 24, -9.0, np.minimum(outline, tear + 0.35)).astype(np.float32)
-    mask = outline >= _threshold_for(outline, round(tissue_fraction * cells * cells))
+    mask = outline >= _threshold_for(np.asarray(outline, np.float32), round(tissue_fraction * cells * cells))
     inside = _signed_px(mask)
 
     # layers from the lumen outwards: mucosa, a thin muscle, submucosa with fat, the muscle coat

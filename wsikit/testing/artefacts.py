@@ -118,7 +118,7 @@ def plan_artefacts(rng: np.random.Generator, anatomy: Anatomy, kinds: tuple[str,
     if have["blur"]:
         for _ in range(int(rng.integers(1, 3))):
             x, y = spot()
-            blurs.append((float(x), float(y), float(rng.uniform(150, 0.16 * size)), float(rng.uniform(2.0, 4.0))))
+            blurs.append((float(x), float(y), float(rng.uniform(0.07, 0.16) * size + 30), float(rng.uniform(2.0, 4.0))))
     specks = rng.poisson(size * size / 3.0e4)
     dust = np.stack(
         [*rng.uniform(0, size, (2, specks)), rng.lognormal(0.5, 0.6, specks), rng.uniform(0.015, 0.09, specks)], 1

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.testing.planted import MPP, plant_slide
-from wsikit.testing.svs import Pixels, write_svs
+from wsikit.testing.svs import Pixels
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in level-0 px."""

@@ -90,7 +90,8 @@ def crypt(
         outline,
         [lumen],
         (float(rng.uniform(0.13, 0.21) + dark), float(rng.uniform(0.13, 0.19))),
-        (float(rng.uniform(0.0, 0.08)), float(rng.uniform(0.01, 0.08))),
+        (0.0, 0.01) if rng.random() < 0.5 else (float(rng.uniform(0.0, 0.08)), float(rng.uniform(0.01, 0.08))),
+        cleft=(int(rng.integers(0, 48)), int(rng.integers(6, 26)) if rng.random() < 0.16 else 0),
     )
     if goblets > 0.3:
         mid = 11 + (deep - 8) * 0.5
@@ -176,7 +177,10 @@ def atypical(
     ):  # fmt: skip
         here = (chance >= low_) & (chance < high)
         sprite[here] = bank.pick(kind, angles[here], rng)
-    gland._add(xy, sprite)
+    mucin = chance > 1 - 0.09 / grade
+    sprite[mucin] = bank.pick("goblet", angles[mucin], rng)
+    order = np.argsort(~mucin, kind="stable")  # vacuoles lie under the nuclei
+    gland._add(xy[order], sprite[order])
     return gland
 
 

@@ -114,8 +114,8 @@ def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> lis
 def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grade: float) -> list[Gland]:
     out: list[Gland] = []
     # each lesion has its own tint, either side of the normal glands': colour does not give it away
-    tint_h, tint_e = rng.normal(-0.01, 0.035), rng.normal(-0.012, 0.03)
-    openness, dark = float(rng.uniform(0.4, 1.0)), float(rng.beta(0.8, 3.6))
+    tint_h, tint_e = rng.normal(0.014, 0.037), rng.normal(-0.006, 0.03)
+    openness, dark = float(rng.uniform(0.15, 0.85)), float(rng.beta(0.8, 3.6))
     shape = anatomy.kind.shape
     # and within it places with fewer glands in more stroma, darker or paler ones
     sparse = smooth_field(rng, shape, 330 / GRID_PX)
@@ -136,7 +136,7 @@ def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grad
         dh, de = 0.028 * sample(uneven_h, points, GRID_PX), 0.022 * sample(uneven_e, points, GRID_PX)
         tilt = sample(anatomy.fibre_angle, points, GRID_PX)
         for p, s, t, h, e in zip(points[keep], solid[keep], tilt[keep], dh[keep], de[keep], strict=True):
-            wide = float(np.clip(rng.lognormal(np.log(46 if s else 27), 0.33), 14, 105))
+            wide = float(np.clip(rng.lognormal(np.log(38 if s else 26), 0.36), 13, 100))
             level = 1 + int(rng.random() < 2 * grade) + int(rng.random() < 2 * grade - 1)
             angle = t + rng.normal(0, 0.5)
             long = float(rng.uniform(1.0, 1.8))

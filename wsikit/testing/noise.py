@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,17 @@ def tileable_noise(
         stretch: How many times longer the grain is along x than along y.
         sharpness: Width of the band is the inverse of this; 0.5 adds finer and coarser grain.
     """
-    white = np.fft.rfft2(rng.standard_normal((size_px, size_px)).astype(np.float32))
-    fy = np.fft.fftfreq(size_px)[:, None]
-    fx = np.fft.rfftfreq(size_px)[None] * stretch
-    f = np.hypot(fx, fy) * wavelength_px
-    f[0, 0] = 1e-6
-    band = np.exp(-((np.log(f) * sharpness) ** 2)) / f  # over f: equal power per octave of a plane
+    half = size_px // 2 + 1
+    # drawn in the frequency domain: one transform instead of two
+    white = rng.standard_normal((2, size_px, half), dtype=np.float32)
+    fy = np.fft.fftfreq(size_px).astype(np.float32)[:, None] * wavelength_px
+    fx = np.fft.rfftfreq(size_px).astype(np.float32)[None] * (stretch * wavelength_px)
+    power = fy**2 + fx**2
+    power[0, 0] = 1
+    # over the frequency: equal power per octave of a plane
+    band = np.exp(-((np.log(power) * (0.5 * sharpness)) ** 2)) / np.sqrt(power)
     band[0, 0] = 0
-    field = np.fft.irfft2(white * band, s=(size_px, size_px)).astype(np.float32)
-    field -= field.mean()
+    field = np.fft.irfft2(band * (white[0] + 1j * white[1]), s=(size_px, size_px))
     return np.asarray(field / field.std(), np.float32)
 
 
@@ -67,7 +69,7 @@ def smooth_field(
     return np.asarray(total / np.sqrt(0.6 * power), np.float32)
 
 
-def sample(field: Plane, xy_px: npt.NDArray[np.floating], grid_px: float) -> npt.NDArray[np.float32]:
+def sample(field: npt.NDArray[Any], xy_px: npt.NDArray[Any], grid_px: float) -> npt.NDArray[np.float32]:
     """Values (N,) of a low-resolution field at points (N, 2) given in full-resolution px (nearest cell)."""
     ij = np.clip((np.asarray(xy_px) / grid_px).astype(np.int64), 0, (field.shape[1] - 1, field.shape[0] - 1))
     return np.asarray(field[ij[:, 1], ij[:, 0]], np.float32)

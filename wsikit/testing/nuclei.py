@@ -58,7 +58,7 @@ KINDS: dict[str, Kind] = {
     "fibroblast": Kind(
         (6.5, 13.0), (1.5, 2.8), (0.46, 0.86), irregular=0.10, rim=0.12, bend=0.012, halo=0.22, variants=8
     ),
-    "plump": Kind((6.5, 10.0), (3.0, 4.4), (0.36, 0.60), irregular=0.07, rim=0.3, nucleoli=(0, 2), bend=0.008, halo=0.2),
+    "plump": Kind((6.5, 10.0), (3.0, 4.4), (0.36, 0.60), irregular=0.07, rim=0.3, nucleoli=(0, 2), bend=0.008),
     "muscle": Kind((9.0, 16.0), (1.9, 2.8), (0.42, 0.70), irregular=0.03, rim=0.15, bend=0.005, halo=0.15),
     "endothelial": Kind((6.0, 10.0), (1.4, 2.3), (0.55, 0.9), rim=0.1, bend=0.022, halo=0.1),
     "atypical-1": Kind(
@@ -83,7 +83,8 @@ KINDS: dict[str, Kind] = {
         variants=3,
     ),
     "red-cell": Kind(
-        (4.4, 5.4), (3.8, 5.0), (0.0, 0.0), irregular=0.08, rim=0.0, chromatin=0.0, nucleoli=(0, 0), eosin=0.20, variants=3
+        (4.4, 5.4), (3.8, 5.0), (0.0, 0.0), irregular=0.08, rim=0.0, chromatin=0.0, nucleoli=(0, 0), eosin=0.20,
+        variants=3,
     ),
     "goblet": Kind(
         (13.5, 18.5), (6.4, 8.6), (0.045, 0.11), irregular=0.08, rim=1.6, chromatin=0.4, grain_px=5.0, nucleoli=(0, 0),

@@ -67,14 +67,12 @@ def draw_outcomes(patients: int, *, seed: int, sites: int = 4) -> Outcomes:
     much = rng.permutation(patients) < (patients + 1) // 2
     none = rng.random(patients) < 1 / 3
     extent = np.where(much, rng.uniform(0.14, 0.45, patients), np.where(none, 0.0, rng.uniform(0.01, 0.10, patients)))
-    extent = np.round(extent, 4)
-    grade = np.round(rng.uniform(0, 1, patients), 3)
-    age = np.round(np.clip(rng.normal(64, 11, patients), 25, 92), 1)
+    extent = _rounded(extent, 4)
+    grade = _rounded(rng.uniform(0, 1, patients), 3)
+    age = _rounded(np.clip(rng.normal(64, 11, patients), 25, 92), 1)
     probability = 1 / (1 + np.exp(-(extent - THRESHOLD) / SOFTNESS))
     label = rng.random(patients) < probability
-    if patients > 1 and label.all() != label.any():
-        pass
-    elif patients > 1:  # one class only: give the label to the larger half by extent
+    if label.all() == label.any():  # a small cohort of one class: the larger half by extent is positive
         label = extent >= np.median(extent)
     site, area = _deal(rng, label, sites)
 
@@ -87,12 +85,16 @@ def draw_outcomes(patients: int, *, seed: int, sites: int = 4) -> Outcomes:
         age,
         probability,
         label,
-        np.round(hazard, 5),
-        np.round(np.maximum(time, 0.1), 1),
+        _rounded(hazard, 5),
+        _rounded(np.maximum(time, 0.1), 1),
         event,
         site,
         area,
     )
+
+
+def _rounded(values: npt.NDArray[np.float64], digits: int) -> npt.NDArray[np.float64]:
+    return np.asarray(np.round(values, digits), np.float64)
 
 
 def _deal(
@@ -107,7 +109,7 @@ def _deal(
         rank = (np.arange(len(group)) + rng.uniform(0.2, 0.8, len(group))) / max(1, len(group))
         area[group] = 0.27 + 0.25 * rank
         site[group] = (np.arange(len(group)) * 5) % sites  # 5: neighbours in area differ in site
-    return site, np.round(area, 4)
+    return site, _rounded(area, 4)
 
 
 def draw_times(

@@ -126,9 +126,8 @@ def scan(rgb: Pixels, place: Site, xy_px: tuple[int, int]) -> Pixels:
     h, w = rgb.shape[:2]
     seen = cv2.GaussianBlur(rgb, (0, 0), place.blur_px)
     grain = _grain()
-    noise = grain[np.ix_((np.arange(h) * 1 + xy_px[1]) % 512, (np.arange(w) + xy_px[0]) % 512)]
-    out = cv2.addWeighted(
-        seen, 1 + place.sharpen, cv2.GaussianBlur(rgb, (0, 0), place.blur_px + 0.8), -place.sharpen, 0, dtype=cv2.CV_32F
-    )
-    out += noise * place.noise
+    noise = grain[np.ix_((np.arange(h) + xy_px[1]) % 512, (np.arange(w) + xy_px[0]) % 512)]
+    softer = cv2.GaussianBlur(rgb, (0, 0), place.blur_px + 0.8)
+    sharp = cv2.addWeighted(seen, 1 + place.sharpen, softer, -place.sharpen, 0, dtype=cv2.CV_32F)
+    out = np.asarray(sharp, np.float32) + noise * np.float32(place.noise)
     return np.asarray(cv2.convertScaleAbs(np.maximum(out, 0)), np.uint8)

@@ -35,15 +35,15 @@ def _noise(rng: np.random.Generator, wavelength: float, stretch: float = 1.0, sh
 
 def _fibres(rng: np.random.Generator, *, crimp: float, gaps: float, fine: float, gap_px: float) -> Plane:
     """(density, gap) of wavy fibres along x with clefts between them."""
-    wave_y = crimp * (_noise(rng, 70, 0.7) + 0.45 * _noise(rng, 26, 0.8))
-    wave_x = 6 * _noise(rng, 90)
+    wave_y = np.float32(crimp) * (_noise(rng, 70, 0.7) + np.float32(0.45) * _noise(rng, 26, 0.8))
+    wave_x = np.float32(6) * _noise(rng, 90)
     zero = np.zeros_like(wave_y)
     strands = np.abs(_warp(_noise(rng, 9 * fine, 9), zero, wave_y))
     hair = _warp(_noise(rng, 4.5 * fine, 10), zero, wave_y)
     bundle = _warp(_noise(rng, 34, 4, 0.7), wave_x, wave_y)
     cleft = _warp(_noise(rng, gap_px, 7, 0.8), wave_x, wave_y)
     density = 1.0 + 0.17 * hair - 0.34 * np.exp(-((strands / 0.22) ** 2)) + 0.16 * bundle
-    open_ = _step(cleft + 0.35 * bundle - gaps, 0.10)
+    open_ = _step(np.asarray(cleft + 0.35 * bundle - gaps, np.float32), 0.10)
     edge = np.exp(-(((cleft + 0.35 * bundle - gaps + 0.14) / 0.12) ** 2))
     return np.stack([density + 0.30 * edge, open_]).astype(np.float32)
 

@@ -120,7 +120,7 @@ def _polygons(mask: npt.NDArray[np.bool_]) -> list[list[list[list[int]]]]:
     import cv2
 
     # doubled so that the outline of a single cell has an area; the ring then runs through cell borders
-    big = np.kron(mask.astype(np.uint8), np.ones((2, 2), np.uint8))
+    big = np.asarray(np.kron(mask, np.ones((2, 2))), np.uint8)
     contours, tree = cv2.findContours(big, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     out: dict[int, list[list[list[int]]]] = {}
     order = range(len(contours)) if tree is not None else range(0)

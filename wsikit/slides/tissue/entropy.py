@@ -23,7 +23,7 @@ import numpy as np
 
 from wsikit.slides.base import Pixels
 from wsikit.slides.glass import Glass, Plane, find_glass
-from wsikit.slides.ink import fine_structure
+from wsikit.slides.ink import find_ink, fine_structure
 from wsikit.slides.regions import closed, grown, opened, reaching, without_holes, without_specks
 from wsikit.slides.tissue_mask import Mask, register_segmenter
 
@@ -48,6 +48,7 @@ class Entropy:
         faint_bits: Entropy that still counts beside such a place.
         smallest_mm2: Smaller pieces are dropped as debris.
         largest_hole_mm2: Smaller holes (lumina, fat cells) are filled.
+        remove_ink: Leave out pen marks that hide the tissue under them.
     """
 
     def __init__(
@@ -57,22 +58,24 @@ class Entropy:
         faint_bits: float = 2.2,
         smallest_mm2: float = 0.02,
         largest_hole_mm2: float = 0.1,
+        remove_ink: bool = True,
     ) -> None:
-        self.sure_bits, self.faint_bits = sure_bits, faint_bits
+        self.sure_bits, self.faint_bits, self.remove_ink = sure_bits, faint_bits, remove_ink
         self.smallest_mm2, self.largest_hole_mm2 = smallest_mm2, largest_hole_mm2
 
     def segment(self, rgb: Pixels, mpp: float) -> Mask:
         """RGB (h, w, 3) uint8 at ``mpp`` um per pixel -> (h, w) bool, True = tissue."""
         glass = find_glass(rgb, mpp)
-        density = largest_density(rgb, glass, mpp)  # (h, w)
-        bits = detail_entropy(rgb, mpp, bin_levels=bin_width(fine_structure(rgb, mpp), density))
-        bits[glass.padding] = 0
+        density, structure = largest_density(rgb, glass, mpp), fine_structure(rgb, mpp)  # (h, w) each
+        never = glass.padding | find_ink(rgb, glass, structure, mpp) if self.remove_ink else glass.padding
+        bits = detail_entropy(rgb, mpp, bin_levels=bin_width(structure, density, glass.noise))
+        bits[never] = 0
         # A line's window is as wide as the window itself; real tissue is wider by its own width.
         core = opened(bits > self.sure_bits, 0.75 * WINDOW_UM, mpp)
         mask = grown(core, 1.2 * WINDOW_UM, mpp) & (bits > self.faint_bits)
         mask &= closed(density > 0.03, 40.0, mpp)
         mask = opened(closed(mask, 40.0, mpp), 24.0, mpp)
-        mask = without_holes(reaching(mask, core), self.largest_hole_mm2, mpp) & ~glass.padding
+        mask = without_holes(reaching(mask, core), self.largest_hole_mm2, mpp) & ~never
         return without_specks(mask, self.smallest_mm2, mpp)
 
 
@@ -85,18 +88,17 @@ def largest_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
     return np.asarray(cv2.GaussianBlur(density, (0, 0), max(10 / mpp, 0.7)), np.float32)
 
 
-def bin_width(structure: Plane, density: Plane) -> float:
+def bin_width(structure: Plane, density: Plane, noise: float) -> float:
     """Width of a bin, grey levels: wider than the scanner's noise, finer than what tissue varies by.
 
     Args:
         structure: (h, w) of :func:`wsikit.slides.ink.fine_structure`.
         density: (h, w) of :func:`largest_density`.
+        noise: Standard deviation of bare glass, grey levels.
     """
-    bare, dense = density < 0.03, density > 0.1
-    # Dust and the rims of tissue lie on glass too: the smoother part of it shows the noise.
-    noise = float(np.percentile(structure[bare], 20)) if bare.mean() > 0.01 else 0.0
+    dense = density > 0.1
     crisp = float(np.percentile(structure[dense], 90)) if dense.any() else 32.0
-    finest = min(max(2.0, 1.5 * noise), 8.0)
+    finest = max(2.0, 1.5 * noise)
     return float(np.clip(crisp / 8, finest, max(4.0, finest)))
 
 

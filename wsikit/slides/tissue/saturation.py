@@ -60,7 +60,8 @@ class Saturation:
     def segment(self, rgb: Pixels, mpp: float) -> Mask:
         """RGB (h, w, 3) uint8 at ``mpp`` um per pixel -> (h, w) bool, True = tissue."""
         glass = find_glass(rgb, mpp)
-        never = glass.padding | find_ink(rgb, glass, mpp) if self.remove_ink else glass.padding
+        structure = fine_structure(rgb, mpp)  # (h, w)
+        never = glass.padding | find_ink(rgb, glass, structure, mpp) if self.remove_ink else glass.padding
         colour = colour_density(rgb, glass, mpp)  # (h, w)
         colour[never] = 0
         low = self.faintest if self.faintest is not None else faintest_stain(colour, glass)
@@ -68,7 +69,7 @@ class Saturation:
         mask = opened(closed(mask, 40.0, mpp), 24.0, mpp)
         mask = reaching(mask, opened(mask, 50.0, mpp))  # a fibre is nowhere as wide as that
         mask = without_holes(mask, self.largest_hole_mm2, mpp) & ~never
-        return without_smooth_parts(without_specks(mask, self.smallest_mm2, mpp), fine_structure(rgb, mpp))
+        return without_smooth_parts(without_specks(mask, self.smallest_mm2, mpp), structure)
 
 
 def colour_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
