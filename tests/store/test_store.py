@@ -216,6 +216,10 @@ def test_what_is_not_a_store_is_named(tmp_path, finished):
     zarr.create_group(tmp_path / "later.zarr", attributes={"encoding-type": "wsikit-store", "encoding-version": "9"})
     with pytest.raises(StoreError, match="store version '9', this wsikit reads '1'"):
         open_store(tmp_path / "later.zarr")
+    shutil.copytree(finished / "slides", tmp_path / "bare.zarr" / "slides")
+    shutil.copy(finished / "zarr.json", tmp_path / "bare.zarr")
+    with pytest.raises(StoreError, match=r"its folder \.wsikit is missing.*hidden files"):
+        open_store(tmp_path / "bare.zarr")
     with pytest.raises(UnknownNameError, match=r"no slide 'bigg'; did you mean 'big'\?"):
         open_store(finished).bag("bigg", encoder="colour")
     with pytest.raises(UnknownNameError, match=f"no features of encoder 'color'.*it has: {KEY}"):

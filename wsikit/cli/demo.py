@@ -24,6 +24,8 @@ def command(
 
     Nothing is downloaded. It ends with the paths to open.
     """
+    import numpy as np
+
     from wsikit.cli._show import LiveProgress, stdout_console
     from wsikit.testing.demo import run_demo
 
@@ -35,8 +37,8 @@ def command(
         f"{done} of {len(report.run.outcomes)} slides extracted; {report.tiles:,} tiles probed, "
         f"{100 * report.lesion_share:.0f} % of them lesion",
         *(
-            f"lesion from a single tile, linear probe on {name}: AUC {aucs.mean():.3f} "
-            f"({aucs.min():.3f} to {aucs.max():.3f} over {len(aucs)} folds of patients)"
+            f"lesion from a single tile, linear probe on {name}: AUC {np.nanmean(aucs):.3f} "
+            f"({np.nanmin(aucs):.3f} to {np.nanmax(aucs):.3f} over {len(aucs)} folds of patients)"
             for name, aucs in report.aucs.items()
         ),
         "open:",

@@ -32,7 +32,9 @@ def command(
     tissue: Annotated[str, typer.Option(help="How tissue is found; 'wsikit models' lists the methods.")] = "saturation",
     manifest: Annotated[
         Path | None,
-        typer.Option(help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue."),
+        typer.Option(
+            help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue."
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
     stride_px: Annotated[
@@ -75,22 +77,26 @@ def command(
     from wsikit.extract.settings import EncoderSettings
     from wsikit.slides.tiling import TilingSpec
 
-    with LiveProgress() as progress:
-        report = extract_features(
-            slides or [],
-            out=out,
-            encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads),
-            spec=TilingSpec(tile_px, target_mpp, stride_px, min_tissue),
-            tissue=tissue,
-            tissue_options=dict(_option(text) for text in tissue_option or []),
-            manifest=manifest,
-            missing_mpp=mpp,
-            allow_unequal_mpp=allow_unequal_mpp,
-            max_unreadable=max_unreadable,
-            workers=workers,
-            wait=wait,
-            progress=progress,
-        )
+    try:
+        with LiveProgress() as progress:
+            report = extract_features(
+                slides or [],
+                out=out,
+                encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads),
+                spec=TilingSpec(tile_px, target_mpp, stride_px, min_tissue),
+                tissue=tissue,
+                tissue_options=dict(_option(text) for text in tissue_option or []),
+                manifest=manifest,
+                missing_mpp=mpp,
+                allow_unequal_mpp=allow_unequal_mpp,
+                max_unreadable=max_unreadable,
+                workers=workers,
+                wait=wait,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.secho("stopped; nothing that was finished is lost: the same command goes on", err=True)
+        raise typer.Exit(130) from None
     results_table(report)
     if not report.ok:
         raise typer.Exit(1)

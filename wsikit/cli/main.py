@@ -12,9 +12,6 @@ import typer
 import wsikit.cli
 from wsikit.errors import WsikitError
 
-EXIT_FAILED = 1
-"""The command ran, and something in its table is not as it should be."""
-
 EXIT_UNUSABLE = 2
 """The command could not run as asked."""
 
@@ -65,6 +62,3 @@ def main() -> None:
     except WsikitError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(EXIT_UNUSABLE)
-    except KeyboardInterrupt:
-        typer.secho("stopped; nothing that was finished is lost, the same command goes on", err=True)
-        sys.exit(130)

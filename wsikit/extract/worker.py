@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -85,6 +86,8 @@ class ExtractPlugin(WorkerPlugin):
         """Called by Dask on every worker, those that replace killed ones included."""
         import cv2
 
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's, which then closes its workers
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
         self.lock = threading.Lock()

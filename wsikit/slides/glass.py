@@ -97,6 +97,20 @@ def find_glass(rgb: Pixels, mpp: float) -> Glass:
     return Glass(_spread(colours, kept), True, float(np.median(deviation[flat])), padding)
 
 
+def largest_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
+    """(h, w) float32: density against the local glass in the darkest channel, ln units, smoothed over 10 um."""
+    density = np.maximum(np.maximum(glass.density(rgb, 0), glass.density(rgb, 1)), glass.density(rgb, 2))
+    density[glass.padding] = 0
+    return blurred(density, max(10 / mpp, 0.7))
+
+
+def blurred(plane: Plane, sigma_px: float) -> Plane:
+    """A plane (h, w) smoothed by a Gaussian."""
+    import cv2
+
+    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma_px), np.float32)
+
+
 def find_padding(rgb: Pixels, mpp: float) -> Mask:
     """Where nothing was scanned: constant white 255, or black over more than 0.05 mm2.
 
@@ -110,7 +124,7 @@ def find_padding(rgb: Pixels, mpp: float) -> Mask:
     black = (highest <= BLACK).astype(np.uint8)
     if not black.any():
         return np.asarray(white, np.bool_)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(black, connectivity=4)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(black, connectivity=4)
     large = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= 0.05e6
     large[0] = False
     return np.asarray(white | large[labels], np.bool_)
@@ -166,7 +180,7 @@ def _block_means(rgb: Pixels, mask: Mask, shape: tuple[int, int]) -> tuple[Plane
         level = np.where(mask, table[rgb[..., channel]], np.float32(0))
         means[..., channel] = cv2.resize(level, size, interpolation=cv2.INTER_AREA)
     weights = np.where(share >= 0.1, share, 0).astype(np.float32)
-    return means / np.maximum(share, 1e-6)[..., None], weights
+    return (means / np.maximum(share, 1e-6)[..., None]).astype(np.float32), weights
 
 
 def _without_pale_tissue(colours: Plane, weights: Plane) -> Plane:
@@ -204,15 +218,12 @@ def _weighted_quantile(values: Plane, weights: Plane, q: float) -> Plane:
 
 def _spread(colours: Plane, weights: Plane) -> Plane:
     """Fill blocks without glass from their neighbours, the nearest counting most; (rows, cols, 3)."""
-    import cv2
-
     field = np.empty_like(colours)
     field[:] = (colours * weights[..., None]).sum((0, 1)) / weights.sum()
     sigma = float(max(colours.shape[:2]))
     while sigma >= 0.7:
-        total = cv2.GaussianBlur(weights, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-        weighted = cv2.GaussianBlur(colours * weights[..., None], (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-        local = weighted.reshape(field.shape) / np.maximum(total, 1e-6)[..., None]
+        total = blurred(weights, sigma)
+        local = blurred(colours * weights[..., None], sigma).reshape(field.shape) / np.maximum(total, 1e-6)[..., None]
         trust = np.clip(total / 0.15, 0, 1)[..., None]  # full where a seventh of the neighbourhood is glass
         field = (trust * local + (1 - trust) * field).astype(np.float32)
         sigma /= 2

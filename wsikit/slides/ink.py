@@ -13,14 +13,10 @@ Reference:
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from wsikit.slides.base import Pixels
-from wsikit.slides.glass import Glass
+from wsikit.slides.glass import Glass, Mask, Plane, blurred
 from wsikit.slides.regions import disc, grown, reaching, without_specks
-
-Plane = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 SMOOTH_LEVELS = 6.0
 """Fine structure of ink, at most, grey levels (root mean square)."""
@@ -40,14 +36,12 @@ STAIN_SHARE = 0.5
 
 def fine_structure(rgb: Pixels, mpp: float) -> Plane:
     """Strength of structure finer than about 30 um, (h, w), grey levels (root mean square, largest channel)."""
-    import cv2
-
     fine, around = max(16 / mpp, 1.0), max(30 / mpp, 2.0)
     power = np.zeros(rgb.shape[:2], np.float32)
     for channel in range(3):
         plane = rgb[..., channel].astype(np.float32)
-        plane -= cv2.GaussianBlur(plane, (0, 0), fine)
-        np.maximum(power, cv2.GaussianBlur(plane * plane, (0, 0), around), out=power)
+        plane -= blurred(plane, fine)
+        np.maximum(power, blurred(plane * plane, around), out=power)
     return np.sqrt(power)
 
 
@@ -63,9 +57,7 @@ def find_ink(rgb: Pixels, glass: Glass, structure: Plane, mpp: float) -> Mask:
     Returns:
         (h, w) bool. Ink over tissue is found only where it hides the tissue's structure.
     """
-    import cv2
-
-    red, green, blue = (cv2.GaussianBlur(glass.density(rgb, c), (0, 0), max(12 / mpp, 0.8)) for c in range(3))
+    red, green, blue = (blurred(glass.density(rgb, c), max(12 / mpp, 0.8)) for c in range(3))
     darkest = np.maximum(np.maximum(red, green), blue)
     if not (darkest >= LEAST_DENSITY).any():
         return np.zeros(rgb.shape[:2], np.bool_)

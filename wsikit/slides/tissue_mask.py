@@ -62,6 +62,7 @@ class Segmenter(Protocol):
 
     Its constructor's keyword options are its parameters, and stand in the store as they are; one that
     takes something that may not (a path) has a property ``identity`` with what stands there instead.
+    One whose options settle the resolution it works at has a property ``mpp``, which goes before its card's.
     Building one is cheap: files are loaded when ``segment`` is first called.
     """
 
@@ -119,8 +120,13 @@ def segmenter_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]
 def recorded_parameters(method: str, options: Mapping[str, Any], *, mpp: float | None = None) -> dict[str, Any]:
     """What decides the masks of a method, as plain JSON values without paths: part of a store's configuration."""
     parameters = segmenter_options(method, options)
-    identity = getattr(SEGMENTERS[method].build(**parameters), "identity", parameters)
-    return {**identity, "mpp": mpp or SEGMENTERS[method].card.mpp}
+    segmenter = SEGMENTERS[method].build(**parameters)
+    return {**getattr(segmenter, "identity", parameters), "mpp": working_mpp(method, segmenter, mpp)}
+
+
+def working_mpp(method: str, segmenter: Segmenter, asked: float | None = None) -> float:
+    """Resolution of the overview that a segmenter is given, um per pixel: as asked, as it wants, as its card says."""
+    return asked or float(getattr(segmenter, "mpp", SEGMENTERS[method].card.mpp))
 
 
 def segment_tissue(
@@ -147,13 +153,11 @@ def segment_tissue(
         >>> tissue.fraction                                             # doctest: +SKIP
         0.42
     """
-    card = SEGMENTERS[method].card
-    parameters = segmenter_options(method, options)
-    overview = read_overview(slide, mpp=mpp or card.mpp)
+    segmenter: Segmenter = SEGMENTERS[method].build(**segmenter_options(method, options))
+    overview = read_overview(slide, mpp=working_mpp(method, segmenter, mpp))
     refuse_dark(slide, overview.rgb)
     downsample = overview.downsample
     reached = slide.mpp.mean * float(np.sqrt(downsample[0] * downsample[1]))
-    segmenter: Segmenter = SEGMENTERS[method].build(**parameters)
     mask = np.asarray(segmenter.segment(overview.rgb, reached), np.bool_)
     if mask.shape != overview.rgb.shape[:2]:
         raise ValueError(

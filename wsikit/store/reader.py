@@ -50,6 +50,11 @@ class FeatureStore:
         self.path = path
         self.attributes = store_attributes(path)
         self._layout = fmt.Layout(path)
+        if not self._layout.private.is_dir():
+            raise StoreError(
+                f"store {path}: its folder {fmt.PRIVATE} is missing, which says what is finished; if the store was "
+                "copied, copy it again with its hidden files"
+            )
 
     @property
     def configuration(self) -> dict[str, Any]:

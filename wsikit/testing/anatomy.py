@@ -82,22 +82,22 @@ def _threshold_for(field: Plane, cells: int) -> float:
 @dataclass(frozen=True)
 class _Ribbons:
     distance: Plane  # px to the nearest centre line
-    side: Plane  # the same with a sign
+    side: Plane  # px across it, with a sign
+    along: Plane  # px along it
     width: Plane  # half width of that ribbon
     fragment: npt.NDArray[np.uint8]
     axis: npt.NDArray[np.float64]
 
 
-def _ribbons(rng: np.random.Generator, size_px: int, cells: int) -> _Ribbons:
+def _ribbons(rng: np.random.Generator, size_px: int, cells: int, tissue_fraction: float) -> _Ribbons:
     """Curved strips of tissue: a few small ones on a biopsy slide, one or two long ones on a large slide."""
     small = size_px <= 5000
     count = int(rng.integers(1, 4)) if small else int(rng.integers(1, 3))
     shape = (cells, cells)
     y, x = ((np.mgrid[0:cells, 0:cells] + 0.5) * GRID_PX).astype(np.float32)
-    best = _Ribbons(
-        np.full(shape, 1e9, np.float32), np.zeros(shape, np.float32), np.ones(shape, np.float32),
-        np.zeros(shape, np.uint8), np.zeros(count),
-    )  # fmt: skip
+    side0, along0 = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    far, one = np.full(shape, 1e9, np.float32), np.ones(shape, np.float32)
+    best = _Ribbons(far, side0, along0, one, np.zeros(shape, np.uint8), np.zeros(count))
     tilt = rng.uniform(0, np.pi)
     for i in range(count):
         offset = (i - (count - 1) / 2) * size_px / max(count, 2) * rng.uniform(0.75, 1.0)
@@ -105,21 +105,28 @@ def _ribbons(rng: np.random.Generator, size_px: int, cells: int) -> _Ribbons:
         along = np.array([np.cos(angle), np.sin(angle)])
         across = np.array([-np.sin(tilt), np.cos(tilt)])
         middle = size_px / 2 + across * offset + along * rng.uniform(-0.08, 0.08) * size_px
-        length = size_px * (rng.uniform(0.16, 0.36) if small else rng.uniform(0.26, 0.42))
-        half = size_px * rng.uniform(0.13, 0.2) / (count**0.5) if small else rng.uniform(900, 1700)
+        length = size_px * (rng.uniform(0.16, 0.36) if small else rng.uniform(0.30, 0.38))
+        half = size_px * rng.uniform(0.13, 0.2) / (count**0.5)
+        if not small:  # as wide as its share of the tissue asks for, so that the layers fit
+            half = max(600.0, tissue_fraction * size_px**2 / count / (4.4 * length))
         bend = rng.uniform(-0.35, 0.35) * length
         t = np.linspace(-1, 1, 25)
         line = middle + t[:, None] * along * length + (t[:, None] ** 2 - 0.4) * np.array([-along[1], along[0]]) * bend
+        start = 0.0
         for j in range(len(line) - 1):
             p, d = line[j], line[j + 1] - line[j]
-            s = np.clip(((x - p[0]) * d[0] + (y - p[1]) * d[1]) / (d @ d), 0, 1)
-            dx, dy = x - p[0] - s * d[0], y - p[1] - s * d[1]
-            distance = np.hypot(dx, dy).astype(np.float32)
+            step = float(np.hypot(*d))
+            s = ((x - p[0]) * d[0] + (y - p[1]) * d[1]) / step**2
+            side = (d[0] * (y - p[1]) - d[1] * (x - p[0])) / step
+            held = np.clip(s, 0, 1)
+            distance = np.hypot(side, (s - held) * step).astype(np.float32)
             nearer = distance / half < best.distance / best.width
-            best.distance[nearer] = distance[nearer]
-            best.side[nearer] = (distance * np.sign(d[0] * dy - d[1] * dx))[nearer]
-            best.width[nearer] = half
-            best.fragment[nearer] = i
+            best.distance[nearer], best.side[nearer] = distance[nearer], side[nearer]
+            # beyond its ends the strip runs straight on
+            on = np.clip(s, 0 if j else None, 1 if j < len(line) - 2 else None)
+            best.along[nearer] = (start + on * step)[nearer]
+            best.width[nearer], best.fragment[nearer] = half, i
+            start += step
         best.axis[i] = angle
     return best
 
@@ -141,10 +148,13 @@ def plan_anatomy(rng: np.random.Generator, size_px: int, *, tissue_fraction: flo
     def field(wavelength_px: float, octaves: int = 1) -> Plane:
         return smooth_field(rng, shape, wavelength_px / GRID_PX, octaves=octaves)
 
-    band = _ribbons(rng, size_px, cells)
+    band = _ribbons(rng, size_px, cells, tissue_fraction)
     edge = (np.minimum(np.arange(cells), np.arange(cells)[::-1]) * GRID_PX).astype(np.float32)
     border = np.minimum(edge[:, None], edge[None])
-    outline = 1 - band.distance / band.width + 0.16 * field(800, 2) + 26 / band.width * field(190, 2)
+    rough = np.minimum(0.16 * band.width, 110) * field(800, 2) + 26 * field(190, 2)
+    if size_px > 5000:  # a section's outline swings wide, too
+        rough = rough + 0.10 * band.width * field(3500)
+    outline = 1 - (band.distance - rough) / band.width
     tear = np.maximum(np.abs(field(900, 2)) - 0.015, -0.015) * 14  # thin cracks through the tissue
     outline -= 0.9 * (np.clip(260 - border, 0, None) / 220) ** 2  # tissue keeps clear of the border, and bends off it
     outline = np.where(border < 24, -9.0, np.minimum(outline, tear + 0.35)).astype(np.float32)
@@ -153,12 +163,14 @@ def plan_anatomy(rng: np.random.Generator, size_px: int, *, tissue_fraction: flo
 
     # layers from the lumen outwards: mucosa, a thin muscle, submucosa with fat, the muscle coat
     depth = band.width + band.side + 170 * field(600, 2)
-    mucosa = rng.uniform(650, 1000)
+    mucosa = rng.uniform(650, 1000) if size_px <= 5000 else rng.uniform(0.2, 0.28) * 2 * band.width
     kind = np.full(shape, LAMINA, np.uint8)
     kind[depth > mucosa] = MUSCLE
     kind[depth > mucosa + 60] = COLLAGEN
     kind[(depth > mucosa + 130) & (field(520, 2) > 0.75)] = FAT
-    kind[depth > mucosa + 780 + 200 * field(900)] = MUSCLE
+    submucosa = np.maximum(780, 0.6 * band.width)
+    kind[depth > mucosa + submucosa + 200 * field(900)] = MUSCLE
+    kind[depth > np.maximum(1.9 * band.width, mucosa + submucosa + 900) + 130 * field(700)] = FAT
     patch = field(330, 2)
     kind[(patch > 2.0) & (kind == LAMINA)] = MUCIN
     kind[(patch < -2.1) & (kind == LAMINA)] = NECROSIS
@@ -166,11 +178,9 @@ def plan_anatomy(rng: np.random.Generator, size_px: int, *, tissue_fraction: flo
 
     lesion = _plant(rng, mask & (kind == LAMINA), inside, lesion_fraction, field)
 
-    fibre = band.axis[band.fragment]
-    y, x = ((np.mgrid[0:cells, 0:cells] + 0.5) * GRID_PX).astype(np.float32)
     disorder = np.clip(lesion / 100 + 0.5, 0, 1)
-    u = np.cos(fibre) * x + np.sin(fibre) * y + 60 * field(420)
-    v = -np.sin(fibre) * x + np.cos(fibre) * y + (60 + 30 * disorder) * field(450) + (16 + 22 * disorder) * field(170)
+    u = band.along + 60 * field(420)
+    v = band.side + (60 + 30 * disorder) * field(450) + (16 + 22 * disorder) * field(170)
     thick = 0.08 * field(1100) + 0.055 * field(260)
     lymph = np.clip((field(520, 2) - 1.75) * 3, 0, 1) * (kind != FAT) * (kind != MUSCLE)
     return Anatomy(
@@ -181,7 +191,7 @@ def plan_anatomy(rng: np.random.Generator, size_px: int, *, tissue_fraction: flo
         lymph=np.asarray(cv2.GaussianBlur(lymph.astype(np.float32), (0, 0), 0.8), np.float32),
         bleeding=np.asarray(np.clip((field(300, 2) - 1.5) * 1.5, 0, 1), np.float32),
         uv=np.stack([u, v], -1).astype(np.float32),
-        thickness=np.exp(np.stack([thick + 0.07 * field(900), thick + 0.07 * field(900)], -1)).astype(np.float32),
+        thickness=np.exp(np.stack([thick + 0.09 * field(700), thick + 0.09 * field(700)], -1)).astype(np.float32),
         fragment=band.fragment,
         axis=band.axis,
     )

@@ -32,7 +32,8 @@ class DemoReport:
         slides: Folder of the planted slides.
         run: The extraction.
         picture: Lesion map of a few slides.
-        aucs: Of each encoder: area under the ROC curve of the linear probe on tiles, for each fold.
+        aucs: Of each encoder: area under the ROC curve of the linear probe on tiles, for each fold; NaN
+            in a fold whose tiles are all of one kind (few patients).
         tiles: Tiles probed.
         lesion_share: Share of them that are lesion.
     """
@@ -83,7 +84,7 @@ def run_demo(
     found = {encoder: _probe(cohort, store, encoder) for encoder in ENCODERS}
     probe = found[ENCODERS[0]]
     picture = out / "lesion_map.png"
-    _draw(picture, cohort, store, probe, {name: float(f.aucs.mean()) for name, f in found.items()})
+    _draw(picture, cohort, store, probe, {name: float(np.nanmean(f.aucs)) for name, f in found.items()})
     certain = probe.certain
     return DemoReport(
         out / "slides",
@@ -139,7 +140,8 @@ def _probe(cohort: CohortTruth, store: FeatureStore, encoder: str) -> _Probe:
         used, asked = train[certain[train]], test[certain[test]]
         model.fit(x[used], truth[used] >= 0.5)
         score[test] = model.predict_proba(x[test])[:, 1]
-        aucs.append(roc_auc_score(truth[asked] >= 0.5, score[asked]))
+        positive = truth[asked] >= 0.5
+        aucs.append(roc_auc_score(positive, score[asked]) if positive.any() and not positive.all() else np.nan)
     return _Probe(slide, x, truth, score, np.array(aucs))
 
 

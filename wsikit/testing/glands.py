@@ -144,13 +144,15 @@ def atypical(
         filling = (0.07, float(rng.uniform(0.28, 0.40)))
     elif rng.random() < openness:
         filling = (0.0, 0.01)
+    elif rng.random() < 0.5:  # mucin
+        filling = (float(rng.uniform(0.04, 0.11)), float(rng.uniform(0.02, 0.06)))
     gland = Gland(
         outline,
         lumina,
         (float(rng.uniform(0.07, 0.18)) + tint[0], float(rng.uniform(0.11, 0.19)) + tint[1]),
         filling,
         rim=(0.06, 0.27),
-        cleft=(int(rng.integers(0, 48)), int(rng.integers(8, 34)) if rng.random() < 0.2 + 0.6 * openness else 0),
+        cleft=(int(rng.integers(0, 48)), int(rng.integers(8, 34)) if rng.random() < 0.1 + 0.4 * openness else 0),
     )
     low = np.floor(outline.min(0)).astype(int) - 2
     extent = np.ceil(outline.max(0)).astype(int) - low + 3
@@ -177,7 +179,7 @@ def atypical(
     ):  # fmt: skip
         here = (chance >= low_) & (chance < high)
         sprite[here] = bank.pick(kind, angles[here], rng)
-    mucin = chance > 1 - 0.09 / grade
+    mucin = chance > 1 - 0.15 / grade
     sprite[mucin] = bank.pick("goblet", angles[mucin], rng)
     order = np.argsort(~mucin, kind="stable")  # vacuoles lie under the nuclei
     gland._add(xy[order], sprite[order])

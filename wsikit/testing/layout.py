@@ -83,7 +83,7 @@ def plan_layout(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, *,
 def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> list[Gland]:
     shape = anatomy.kind.shape
     goblet_field = smooth_field(rng, shape, 500 / GRID_PX, octaves=2)
-    active = smooth_field(rng, shape, 380 / GRID_PX, octaves=2)
+    active = smooth_field(rng, shape, 600 / GRID_PX, octaves=2)
     out: list[Gland] = []
     for f, axis in enumerate(anatomy.axis):
         long_cut = float(np.clip(rng.lognormal(0.22, 0.25), 1.0, 2.3))
@@ -114,8 +114,8 @@ def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> lis
 def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grade: float) -> list[Gland]:
     out: list[Gland] = []
     # each lesion has its own tint, either side of the normal glands': colour does not give it away
-    tint_h, tint_e = rng.normal(0.014, 0.037), rng.normal(-0.006, 0.03)
-    openness, dark = float(rng.uniform(0.15, 0.85)), float(rng.beta(0.8, 3.6))
+    tint_h, tint_e = rng.normal(0.025, 0.05), rng.normal(-0.006, 0.035)
+    openness, dark = float(rng.uniform(0.05, 0.7)), float(rng.beta(0.5, 1.4))
     shape = anatomy.kind.shape
     # and within it places with fewer glands in more stroma, darker or paler ones
     sparse = smooth_field(rng, shape, 330 / GRID_PX)
@@ -133,14 +133,14 @@ def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grad
         thin = sample(sparse, points, GRID_PX)
         solid = (kind == LAMINA) & (thin < 0.75)
         keep = good & (rng.random(len(points)) < np.where(solid, 0.94, np.where(kind == MUCIN, 0.3, 0.62)))
-        dh, de = 0.028 * sample(uneven_h, points, GRID_PX), 0.022 * sample(uneven_e, points, GRID_PX)
+        dh, de = 0.04 * sample(uneven_h, points, GRID_PX), 0.028 * sample(uneven_e, points, GRID_PX)
         tilt = sample(anatomy.fibre_angle, points, GRID_PX)
         for p, s, t, h, e in zip(points[keep], solid[keep], tilt[keep], dh[keep], de[keep], strict=True):
             wide = float(np.clip(rng.lognormal(np.log(38 if s else 26), 0.36), 13, 100))
             level = 1 + int(rng.random() < 2 * grade) + int(rng.random() < 2 * grade - 1)
             angle = t + rng.normal(0, 0.5)
             long = float(rng.uniform(1.0, 1.8))
-            tint = float(np.clip(tint_h + h, -0.06, 0.1)), float(np.clip(tint_e + e, -0.08, 0.1))
+            tint = float(np.clip(tint_h + h, -0.06, 0.16)), float(np.clip(tint_e + e, -0.08, 0.1))
             some = float(np.clip(dark + rng.normal(0, 0.15), 0, 1))
             out.append(atypical(rng, bank, p, wide, long, angle, grade=level, tint=tint, openness=openness, dark=some))
     out.sort(key=lambda g: -float(np.ptp(g.outline, axis=0).sum()))  # small ones on top

@@ -87,7 +87,7 @@ KINDS: dict[str, Kind] = {
         variants=3,
     ),
     "goblet": Kind(
-        (13.5, 18.5), (6.4, 8.6), (0.045, 0.11), irregular=0.08, rim=1.6, chromatin=0.4, grain_px=5.0, nucleoli=(0, 0),
+        (13.5, 18.5), (6.4, 8.6), (0.03, 0.09), irregular=0.08, rim=1.6, chromatin=0.4, grain_px=5.0, nucleoli=(0, 0),
         eosin=0.05, variants=6,
     ),
 }  # fmt: skip

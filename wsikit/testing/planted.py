@@ -61,7 +61,7 @@ def scene_of(recipe: Recipe) -> Scene:
     )
     cells = plan_layout(layout, plan, sprite_bank(), grade=recipe.grade)
     both = stain.normal(0, 0.09)
-    strength = float(np.exp(both + stain.normal(0, 0.06))), float(np.exp(both + stain.normal(0, 0.06)))
+    strength = float(np.exp(both + stain.normal(0, 0.08))), float(np.exp(both + stain.normal(0, 0.08)))
     offset = int(stain.integers(0, 1024)), int(stain.integers(0, 1024))
     return Scene(plan, cells, plan_artefacts(faults, plan, recipe.artefacts), recipe.site, strength, offset)
 

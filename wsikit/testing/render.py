@@ -77,11 +77,12 @@ def _matrix(scene: Scene, x0: int, y0: int, width: int, height: int) -> npt.NDAr
         max(0, x0 // GRID_PX - 1) : (x0 + width) // GRID_PX + 2,
     ]
     present = np.unique(near)
+    at = cv2.convertMaps(u, v, cv2.CV_16SC2)  # fixed point: half the time per texture
     stain = np.zeros((3, height, width), np.float32)
     total = np.zeros((height, width), np.float32)
     wobble = 0.05 * _tiled(ragged_edge(), x0, y0, width, height)
     for k in present:
-        texture = cv2.remap(textures()[k], u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        texture = cv2.remap(textures()[k], at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         if len(present) == 1:
             stain[0], stain[1] = texture[..., 0], texture[..., 1]
             return stain

@@ -8,8 +8,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.testing.noise import Plane
-
 Pixels = npt.NDArray[np.uint8]
 
 OD_STEP = 0.01
@@ -114,9 +112,11 @@ def develop(stain: npt.NDArray[np.float32], table: Pixels) -> Pixels:
     return np.asarray(rgb, np.uint8)
 
 
-@lru_cache(maxsize=1)
-def _grain() -> Plane:
-    return np.random.default_rng(0x6E01).standard_normal((512, 512, 3)).astype(np.float32)
+@lru_cache(maxsize=4)
+def _grain(repeats: int) -> npt.NDArray[np.float32]:
+    """Noise that repeats every 512 px, side by side so that a view is one slice of it."""
+    grain = np.random.default_rng(0x6E01).standard_normal((512, 512, 3), dtype=np.float32)
+    return np.tile(grain, (repeats, repeats, 1))
 
 
 def scan(rgb: Pixels, place: Site, xy_px: tuple[int, int]) -> Pixels:
@@ -125,8 +125,8 @@ def scan(rgb: Pixels, place: Site, xy_px: tuple[int, int]) -> Pixels:
 
     h, w = rgb.shape[:2]
     seen = cv2.GaussianBlur(rgb, (0, 0), place.blur_px)
-    grain = _grain()
-    noise = grain[np.ix_((np.arange(h) + xy_px[1]) % 512, (np.arange(w) + xy_px[0]) % 512)]
+    x, y = xy_px[0] % 512, xy_px[1] % 512
+    noise = _grain(2 + max(h, w) // 512)[y : y + h, x : x + w]
     softer = cv2.GaussianBlur(rgb, (0, 0), place.blur_px + 0.8)
     sharp = cv2.addWeighted(seen, 1 + place.sharpen, softer, -place.sharpen, 0, dtype=cv2.CV_32F)
     out = np.asarray(sharp, np.float32) + noise * np.float32(place.noise)

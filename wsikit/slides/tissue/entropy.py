@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsikit.slides.base import Pixels
-from wsikit.slides.glass import Glass, Plane, find_glass
+from wsikit.slides.glass import Plane, blurred, find_glass, largest_density
 from wsikit.slides.ink import find_ink, fine_structure
 from wsikit.slides.regions import closed, grown, opened, reaching, without_holes, without_specks
 from wsikit.slides.tissue_mask import Mask, register_segmenter
@@ -79,21 +79,12 @@ class Entropy:
         return without_specks(mask, self.smallest_mm2, mpp)
 
 
-def largest_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
-    """(h, w) float32: density against the local glass in the darkest channel, ln units, smoothed over 10 um."""
-    import cv2
-
-    density = np.maximum(np.maximum(glass.density(rgb, 0), glass.density(rgb, 1)), glass.density(rgb, 2))
-    density[glass.padding] = 0
-    return np.asarray(cv2.GaussianBlur(density, (0, 0), max(10 / mpp, 0.7)), np.float32)
-
-
 def bin_width(structure: Plane, density: Plane, noise: float) -> float:
     """Width of a bin, grey levels: wider than the scanner's noise, finer than what tissue varies by.
 
     Args:
         structure: (h, w) of :func:`wsikit.slides.ink.fine_structure`.
-        density: (h, w) of :func:`largest_density`.
+        density: (h, w) of :func:`wsikit.slides.glass.largest_density`.
         noise: Standard deviation of bare glass, grey levels.
     """
     dense = density > 0.1
@@ -113,7 +104,7 @@ def detail_entropy(rgb: Pixels, mpp: float, *, bin_levels: float) -> Plane:
     import cv2
 
     plane = rgb.min(axis=2).astype(np.float32)  # every stain is strong in the channel that it darkens most
-    plane -= cv2.GaussianBlur(plane, (0, 0), max(DETAIL_UM / mpp, 1.0))
+    plane -= blurred(plane, max(DETAIL_UM / mpp, 1.0))
     bins = np.clip(np.rint(plane / bin_levels) + BINS // 2, 0, BINS - 1).astype(np.uint8)
     window_px = max(5, round(WINDOW_UM / mpp) | 1)
     bits = np.zeros(bins.shape, np.float32)

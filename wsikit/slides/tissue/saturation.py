@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsikit.slides.base import Pixels
-from wsikit.slides.glass import Glass, Plane, find_glass
+from wsikit.slides.glass import Glass, Plane, blurred, find_glass
 from wsikit.slides.ink import find_ink, fine_structure
 from wsikit.slides.regions import closed, opened, reaching, without_holes, without_specks
 from wsikit.slides.tissue_mask import Mask, register_segmenter
@@ -79,17 +79,12 @@ def colour_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
     pen. Nor is colour beside little density: that is glass of another tint (an air bubble), which passes
     one channel better and another worse, while a stain takes light from all.
     """
-    import cv2
-
-    sigma = max(15 / mpp, 0.8)
-    first = glass.density(rgb, 0)
-    first[glass.padding] = 0
-    highest = cv2.GaussianBlur(first, (0, 0), sigma)
-    lowest, total = highest.copy(), highest.copy()
-    for channel in (1, 2):
+    highest = np.full(rgb.shape[:2], -np.inf, np.float32)
+    lowest, total = np.full_like(highest, np.inf), np.zeros_like(highest)
+    for channel in range(3):
         plane = glass.density(rgb, channel)
         plane[glass.padding] = 0
-        plane = cv2.GaussianBlur(plane, (0, 0), sigma)
+        plane = blurred(plane, max(15 / mpp, 0.8))
         np.maximum(highest, plane, out=highest)
         np.minimum(lowest, plane, out=lowest)
         total += plane
