@@ -68,7 +68,11 @@ def _signed_px(mask: npt.NDArray[np.bool_]) -> Plane:
     outer = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
     # half a cell: the outline runs between cells
     signed = np.where(mask, inner - 0.5, 0.5 - outer).astype(np.float32) * GRID_PX
-    return np.asarray(cv2.GaussianBlur(signed, (0, 0), 0.7), np.float32)
+    smooth = np.asarray(cv2.GaussianBlur(signed, (0, 0), 0.7), np.float32)
+    # smoothing eats the small and fills the hollow: move the outline so that the area stays
+    ranked = np.sort(smooth.ravel())[::-1]
+    area = int(mask.sum())
+    return np.asarray(smooth - 0.5 * (ranked[area - 1] + ranked[area]), np.float32)
 
 
 def _threshold_for(field: Plane, cells: int) -> float:

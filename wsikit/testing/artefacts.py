@@ -36,6 +36,15 @@ class Artefacts:
     dust: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     rings: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
 
+    def touch(self, x0: int, y0: int, width: int, height: int) -> bool:
+        """Whether a fold, a stroke of ink or an area out of focus reaches into a rectangle."""
+        box = x0, y0, width, height
+        return (
+            any(_near(line, half + 10, *box) for line, half in self.folds)
+            or any(_near(line, half + 12, *box) for line, half, _ in self.pens)
+            or any(x0 - r < x < x0 + width + r and y0 - r < y < y0 + height + r for x, y, r, _ in self.blurs)
+        )
+
     def fold(self, stain: npt.NDArray[np.float32], x0: int, y0: int) -> None:
         """Double the stain along the folds, in place; ``stain`` is (3, h, w) at (x0, y0)."""
         import cv2

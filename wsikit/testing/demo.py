@@ -136,7 +136,7 @@ def _probe(cohort: CohortTruth, store: FeatureStore, encoder: str) -> _Probe:
     certain = (truth >= 0.5) | (truth <= 0.05)
     patients = np.array([dict(zip(cohort.slide_ids, cohort.patient_ids, strict=True))[b.slide_id] for b in bags])[slide]
     for train, test in GroupKFold(FOLDS).split(x, groups=patients):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=500))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
         used, asked = train[certain[train]], test[certain[test]]
         model.fit(x[used], truth[used] >= 0.5)
         score[test] = model.predict_proba(x[test])[:, 1]

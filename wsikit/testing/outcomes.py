@@ -154,7 +154,7 @@ def ceilings(truth: Outcomes, *, draws: int = 400, seed: int = 0) -> dict[str, d
     realised = np.where(positive[:, None] == negative[None], 0.5, positive[:, None] > negative[None])
     return {
         "label_auc": {
-            "ceiling": round(float((pairs * wins).sum() / pairs.sum()), 4),
+            "ceiling": round(float((pairs * wins).sum() / pairs.sum()), 4) if pairs.any() else float("nan"),
             "this_cohort": round(float(realised.mean()), 4) if realised.size else float("nan"),
             "method": (
                 "expected AUC of the true lesion share over redraws of the labels at these extents (pairs weighted "

@@ -23,7 +23,10 @@ BLOCK_PX = 512
 """Blocks are drawn one by one, with a margin for what reaches in from outside."""
 
 _MARGIN_PX = 16
-"""Covers the reach of the scanner's and the out-of-focus blur, so that blocks meet without a seam."""
+"""Covers the reach of the smoothing of glands and of the scanner's optics, so that blocks meet without a seam."""
+
+_WIDE_MARGIN_PX = 48
+"""Likewise where a fold, ink or an area out of focus is smoothed as well."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,15 @@ def _matrix(scene: Scene, x0: int, y0: int, width: int, height: int) -> npt.NDAr
     at = cv2.convertMaps(u, v, cv2.CV_16SC2)  # fixed point: half the time per texture
     stain = np.zeros((3, height, width), np.float32)
     total = np.zeros((height, width), np.float32)
-    wobble = 0.05 * _tiled(ragged_edge(), x0, y0, width, height)
+    wobble = 0.04 * _tiled(ragged_edge(), x0, y0, width, height)
     for k in present:
         texture = cv2.remap(textures()[k], at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         if len(present) == 1:
             stain[0], stain[1] = texture[..., 0], texture[..., 1]
             return stain
         weight = _upsample((a.kind == k).astype(np.float32), x0, y0, width, height)
-        weight = np.clip((weight - 0.5 + wobble) * 5 + 0.5, 0.01, 1)
+        # the small share keeps the sum above 0 where three types meet
+        weight = np.clip((weight - 0.5 + wobble) * 5 + 0.5, 0, 1) * (weight > 0) + 1e-4 * weight
         stain[0] += texture[..., 0] * weight
         stain[1] += texture[..., 1] * weight
         total += weight
@@ -168,7 +172,9 @@ def render(scene: Scene, x0: int, y0: int, width: int, height: int) -> Pixels:
 
 
 def _block(scene: Scene, x0: int, y0: int, width: int, height: int) -> Pixels:
-    m = _MARGIN_PX
+    m = _WIDE_MARGIN_PX
+    if not scene.artefacts.touch(x0 - m, y0 - m, width + 2 * m, height + 2 * m):
+        m = _MARGIN_PX
     ax, ay, w, h = x0 - m, y0 - m, width + 2 * m, height + 2 * m
     a = scene.anatomy
     coarse = a.inside[

@@ -103,7 +103,7 @@ class Network:
         """RGB (h, w, 3) uint8 at ``mpp`` um per pixel -> (h, w) bool, True = tissue."""
         glass = find_glass(rgb, mpp)
         anything = largest_density(rgb, glass, mpp) > 0.03  # (h, w)
-        on_glass = closed(anything, 40.0, mpp) & ~glass.padding
+        on_glass = without_specks(closed(anything, 40.0, mpp) & ~glass.padding, 0.02, mpp)
         probability = self.probability(make_planes(self.recipe.planes, rgb, glass, anything), on_glass, mpp)
         mask = without_holes((probability >= self._threshold) & on_glass, 0.1, mpp) & ~glass.padding
         return without_specks(mask, 0.02, mpp)
