@@ -98,9 +98,10 @@ class LiveProgress(Progress):
         self._logged = now
         guess = self._total_tiles * self._total_slides / max(1, self._planned_slides)
         left_s = max(0.0, guess - self._done_tiles) / max(self._rate(), 1e-9)
+        left = f"about {left_s / 60:.0f} min left" if self._rate() else "time left not known yet"
         self.say(
             f"{self._done_slides} of {self._total_slides} slides, {self._done_tiles:,} tiles, "
-            f"{self._rate():,.0f} tiles/s, about {left_s / 60:.0f} min left, {self._failed} failed"
+            f"{self._rate():,.0f} tiles/s, {left}, {self._failed} failed"
         )
 
 

@@ -29,7 +29,7 @@ BLOCK_UM = 250.0
 DIMMEST_GLASS = 150
 """Brightest channel of the dimmest glass that scanners show, of 255."""
 
-DEEPEST_TINT = 0.22
+DEEPEST_TINT = 0.28
 """Largest ln ratio of two channels that is still a tint of glass (yellowed mounts reach 0.17)."""
 
 DENSEST_DRIFT = 0.13
@@ -138,7 +138,7 @@ def _looks_like_glass(rgb: Pixels, deviation: Plane) -> Mask:
     if not bright.any():
         return np.zeros(rgb.shape[:2], np.bool_)
     # The noise of a scanner sets what "smooth" can mean, within reason.
-    smooth = float(np.clip(3 * np.percentile(deviation[bright], 10), 2.0, 6.0))
+    smooth = float(np.clip(3 * np.percentile(deviation[bright], 10), 2.0, 4.5))
     return np.asarray(bright & (deviation <= smooth), np.bool_)
 
 
@@ -156,7 +156,7 @@ def local_deviation(rgb: Pixels, window_px: int = 5) -> Plane:
 
 
 def _largest_parts(mask: Mask, mpp: float) -> Mask:
-    """Without the specks: connected parts of at least 0.3 mm2, or a fifth of the largest where all are smaller."""
+    """Parts of at least 0.3 mm2; where none is as large, those above a fifth of the largest and 0.005 mm2 (a lumen)."""
     import cv2
 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
@@ -164,7 +164,7 @@ def _largest_parts(mask: Mask, mpp: float) -> Mask:
         return mask
     area_px = stats[:, cv2.CC_STAT_AREA].copy()
     area_px[0] = 0
-    keep = area_px >= min(0.3e6 / mpp**2, 0.2 * area_px.max())
+    keep = area_px * mpp**2 >= max(min(0.3e6, 0.2 * area_px.max() * mpp**2), 0.005e6)
     return np.asarray(keep[labels], np.bool_)
 
 

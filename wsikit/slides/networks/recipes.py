@@ -69,7 +69,8 @@ RECIPES = {
         source="zenodo.org/records/14507273, CC BY-NC-SA 4.0; Weng et al., GrandQC, Nat Commun 2024;15:10685",
     ),
     "shell": Recipe(
-        4.0,
+        4.0,  # published for 1; on whole slides 4 finds the same tissue in a sixteenth of the time
+        tile_px=320,
         planes="eho",
         tissue_classes=(1, 2),
         source="github.com/laviolette-lab/shell, MIT; classes are background, epithelium, stroma",

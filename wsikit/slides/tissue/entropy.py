@@ -33,6 +33,9 @@ BINS = 25
 DETAIL_UM, WINDOW_UM = 20.0, 100.0
 """What is coarser than the first is not detail; the second is the side of the window."""
 
+BOLD_LEVELS = 10.0
+"""Fine structure, grey levels, that makes up for low entropy over a wide area: walls of fat cells are few but bold."""
+
 
 @register_segmenter(
     "entropy",
@@ -70,9 +73,11 @@ class Entropy:
         never = glass.padding | find_ink(rgb, glass, structure, mpp) if self.remove_ink else glass.padding
         bits = detail_entropy(rgb, mpp, bin_levels=bin_width(structure, density, glass.noise))
         bits[never] = 0
-        # A line's window is as wide as the window itself; real tissue is wider by its own width.
+        # A line looks complicated across the width of the window and no further; tissue is wider than that.
         core = opened(bits > self.sure_bits, 0.75 * WINDOW_UM, mpp)
-        mask = grown(core, 1.2 * WINDOW_UM, mpp) & (bits > self.faint_bits)
+        faint = closed(bits > self.faint_bits, 0.6 * WINDOW_UM, mpp)
+        core |= opened(faint & (structure > BOLD_LEVELS), 1.5 * WINDOW_UM, mpp)
+        mask = grown(core, 1.2 * WINDOW_UM, mpp) & faint
         mask &= closed(density > 0.03, 40.0, mpp)
         mask = opened(closed(mask, 40.0, mpp), 24.0, mpp)
         mask = without_holes(reaching(mask, core), self.largest_hole_mm2, mpp) & ~never
