@@ -114,8 +114,8 @@ def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> lis
 def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grade: float) -> list[Gland]:
     out: list[Gland] = []
     # each lesion has its own tint, either side of the normal glands': colour does not give it away
-    tint_h, tint_e = rng.normal(0.025, 0.05), rng.normal(-0.006, 0.035)
-    openness, dark = float(rng.uniform(0.05, 0.7)), float(rng.beta(0.5, 1.4))
+    tint_h, tint_e = rng.normal(0.038, 0.05), rng.normal(-0.016, 0.035)
+    openness, dark = float(rng.uniform(0.1, 0.78)), float(rng.beta(0.5, 1.4))
     shape = anatomy.kind.shape
     # and within it places with fewer glands in more stroma, darker or paler ones
     sparse = smooth_field(rng, shape, 330 / GRID_PX)
