@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.testing.outcomes import Outcomes, ceilings, draw_outcomes
-from wsikit.testing.planted import MPP, one_thread, plant_slide
+from wsikit.testing.planted import MPP, in_processes, plant_slide
 from wsikit.testing.stains import site
 from wsikit.testing.truth import SlideTruth
 
@@ -113,8 +111,7 @@ def plant_cohort(
         seed: Of everything.
         size_px: Side of the square slides at level 0, 0.5 um per px.
         sites: How many sites; each has its own stains and scanner, none predicts the label.
-        processes: Worker processes (spawned: scripts need the usual main guard); None takes all
-            cores, 1 draws here.
+        processes: Worker processes; None takes all cores, 1 draws here.
 
     Example:
         >>> cohort = plant_cohort("/tmp/planted", patients=2, size_px=512, processes=1)
@@ -140,13 +137,8 @@ def plant_cohort(
                 )
             )  # fmt: skip
     workers = min(_cores() if processes is None else processes, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            _plant(job)
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:
-            for _ in pool.map(_plant, jobs):
-                pass
+    for _ in in_processes(_plant, jobs, workers):
+        pass
     best = ceilings(outcomes, seed=seed)
     cohort = CohortTruth(folder, tuple(slide_ids), tuple(patient_ids), outcomes, best, size_px)
     _write_tables(cohort)

@@ -140,7 +140,7 @@ def atypical(
         share = rng.uniform(0.22, 0.36 + 0.3 * openness)
         lumina.append(blob(rng, centre, long_px * share, wide_px * share, angle, 0.35))
     filling = (float(rng.uniform(0.0, 0.12)), float(rng.uniform(0.01, 0.16)))
-    if rng.random() < 0.14:  # dirty necrosis
+    if rng.random() < 0.16:  # dirty necrosis
         filling = (0.07, float(rng.uniform(0.28, 0.40)))
     elif rng.random() < openness:
         filling = (0.0, 0.01)
@@ -151,7 +151,7 @@ def atypical(
         lumina,
         (float(rng.uniform(0.07, 0.18)) + tint[0], float(rng.uniform(0.11, 0.19)) + tint[1]),
         filling,
-        rim=(0.06, 0.27),
+        rim=(0.06, 0.285),
         cleft=(int(rng.integers(0, 48)), int(rng.integers(8, 34)) if rng.random() < 0.1 + 0.4 * openness else 0),
     )
     low = np.floor(outline.min(0)).astype(int) - 2
@@ -161,7 +161,7 @@ def atypical(
     for lumen in lumina:
         cv2.fillPoly(mask, [np.rint(lumen - low).astype(np.int32)], 0)
     room = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
-    step = 13.4 + 1.7 * grade
+    step = 14.3 + 1.8 * grade
     rows, cols = int(extent[1] / step) + 1, int(extent[0] / step) + 1
     grid = np.stack(np.meshgrid(np.arange(cols), np.arange(rows)), -1).reshape(-1, 2).astype(float)
     grid[:, 0] += 0.5 * (grid[:, 1] % 2)
@@ -175,11 +175,11 @@ def atypical(
     sprite[hyper] = bank.pick("hyperchromatic", angles[hyper], rng)
     chance = rng.random(len(xy))
     for kind, low_, high in (
-        ("mitosis", 0.0, 0.006 * grade), ("apoptotic", 0.03, 0.045), ("lymphocyte", 0.05, 0.08), ("pencil", 0.1, 0.18)
+        ("mitosis", 0.0, 0.006 * grade), ("apoptotic", 0.03, 0.045), ("pencil", 0.1, 0.17)
     ):  # fmt: skip
         here = (chance >= low_) & (chance < high)
         sprite[here] = bank.pick(kind, angles[here], rng)
-    mucin = chance > 1 - 0.15 / grade
+    mucin = chance > 1 - 0.20 / grade
     sprite[mucin] = bank.pick("goblet", angles[mucin], rng)
     order = np.argsort(~mucin, kind="stable")  # vacuoles lie under the nuclei
     gland._add(xy[order], sprite[order])

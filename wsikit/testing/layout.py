@@ -114,8 +114,8 @@ def _normal(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank) -> lis
 def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grade: float) -> list[Gland]:
     out: list[Gland] = []
     # each lesion has its own tint, either side of the normal glands': colour does not give it away
-    tint_h, tint_e = rng.normal(0.038, 0.05), rng.normal(-0.016, 0.035)
-    openness, dark = float(rng.uniform(0.1, 0.78)), float(rng.beta(0.5, 1.4))
+    tint_h, tint_e = rng.normal(0.03, 0.05), rng.normal(-0.004, 0.04)
+    openness, dark = float(rng.uniform(0.05, 0.72)), float(rng.beta(0.5, 1.7))
     shape = anatomy.kind.shape
     # and within it places with fewer glands in more stroma, darker or paler ones
     sparse = smooth_field(rng, shape, 330 / GRID_PX)
@@ -132,7 +132,7 @@ def _lesional(rng: np.random.Generator, anatomy: Anatomy, bank: SpriteBank, grad
         )
         thin = sample(sparse, points, GRID_PX)
         solid = (kind == LAMINA) & (thin < 0.75)
-        keep = good & (rng.random(len(points)) < np.where(solid, 0.94, np.where(kind == MUCIN, 0.3, 0.62)))
+        keep = good & (rng.random(len(points)) < np.where(solid, 0.96, np.where(kind == MUCIN, 0.3, 0.62)))
         dh, de = 0.04 * sample(uneven_h, points, GRID_PX), 0.028 * sample(uneven_e, points, GRID_PX)
         tilt = sample(anatomy.fibre_angle, points, GRID_PX)
         for p, s, t, h, e in zip(points[keep], solid[keep], tilt[keep], dh[keep], de[keep], strict=True):
@@ -204,12 +204,12 @@ def _loose_cells(
 
     density = np.array([_CELLS[k][0] for k in range(len(_CELLS))])[kind]
     density = np.maximum(density * np.exp(rng.normal(0, 0.15)), 0.80 * lymph)
-    density = np.where(lesion & np.isin(kind, (COLLAGEN, MUSCLE)), density * 1.35, density)
+    density = np.where(lesion & np.isin(kind, (COLLAGEN, MUSCLE)), density * 1.55, density)
     chosen = free & (rng.random(len(points)) < density)
     red = (
         free
         & ~chosen
-        & (rng.random(len(points)) < (0.45 * bleeding + 0.03 * lesion) * np.isin(kind, (LAMINA, COLLAGEN)))
+        & (rng.random(len(points)) < (0.45 * bleeding + 0.013 * lesion) * np.isin(kind, (LAMINA, COLLAGEN)))
     )
     points_red = points[red]
     points, kind, lymph, lesion = points[chosen], kind[chosen], lymph[chosen], lesion[chosen]
@@ -222,7 +222,7 @@ def _loose_cells(
     which = (rng.random(len(points))[:, None] > np.cumsum(shares[kind], 1)).sum(1).clip(0, len(names) - 1)
     which = np.where(rng.random(len(points)) < lymph, names.index("lymphocyte"), which)
     level = 1 + int(grade > 0.33) + int(grade > 0.66)
-    stray = lesion & (rng.random(len(points)) < 0.16)
+    stray = lesion & (rng.random(len(points)) < 0.18)
     sprite = np.zeros(len(points), np.int32)
     for i, name in enumerate([*names, f"atypical-{level}"]):
         here = (which == i) & ~stray if i < len(names) else stray

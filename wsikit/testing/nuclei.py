@@ -62,19 +62,19 @@ KINDS: dict[str, Kind] = {
     "muscle": Kind((9.0, 16.0), (1.9, 2.8), (0.42, 0.70), irregular=0.03, rim=0.15, bend=0.005, halo=0.15),
     "endothelial": Kind((6.0, 10.0), (1.4, 2.3), (0.55, 0.9), rim=0.1, bend=0.022, halo=0.1),
     "atypical-1": Kind(
-        (6.0, 9.5), (4.6, 6.6), (0.31, 0.58), irregular=0.10, rim=0.55, chromatin=0.30, grain_px=6.5, nucleoli=(1, 2),
-        nucleolus_px=1.5, eosin=0.148, variants=10,
+        (5.8, 9.1), (4.4, 6.3), (0.36, 0.56), irregular=0.10, rim=0.48, chromatin=0.22, grain_px=6.5, nucleoli=(1, 2),
+        nucleolus_px=1.5, eosin=0.155, variants=10,
     ),
     "atypical-2": Kind(
-        (6.5, 11.0), (5.0, 7.6), (0.28, 0.60), irregular=0.13, rim=0.65, chromatin=0.36, grain_px=7.5, nucleoli=(1, 3),
-        nucleolus_px=1.8, eosin=0.148, variants=12,
+        (6.2, 10.6), (4.8, 7.3), (0.34, 0.58), irregular=0.13, rim=0.57, chromatin=0.26, grain_px=7.5, nucleoli=(1, 3),
+        nucleolus_px=1.8, eosin=0.155, variants=12,
     ),
     "atypical-3": Kind(
-        (6.5, 13.5), (5.5, 9.4), (0.25, 0.64), irregular=0.18, rim=0.75, chromatin=0.42, grain_px=8.5, nucleoli=(1, 4),
-        nucleolus_px=2.1, eosin=0.148, variants=14,
+        (6.2, 13.0), (5.3, 9.0), (0.30, 0.62), irregular=0.18, rim=0.66, chromatin=0.31, grain_px=8.5, nucleoli=(1, 4),
+        nucleolus_px=2.1, eosin=0.155, variants=14,
     ),
     "hyperchromatic": Kind(
-        (6.0, 11.5), (4.0, 7.0), (0.55, 0.88), irregular=0.20, rim=0.2, chromatin=0.22, grain_px=6.0, nucleoli=(0, 1),
+        (6.0, 11.5), (4.0, 7.0), (0.57, 0.90), irregular=0.20, rim=0.2, chromatin=0.22, grain_px=6.0, nucleoli=(0, 1),
         eosin=0.148, variants=12,
     ),
     "mitosis": Kind((6.0, 8.5), (2.0, 3.2), (1.15, 1.4), irregular=0.35, rim=0.0, chromatin=0.15, halo=0.8, variants=4),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +20,9 @@ from wsikit.testing.stains import Pixels, Site
 from wsikit.testing.stains import site as site_of
 from wsikit.testing.svs import write_svs
 from wsikit.testing.truth import SlideTruth, truth_of
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 MPP = 0.5
 """Micrometres per pixel at which cells are drawn: a nucleus is 12 to 25 px long."""
@@ -63,34 +64,41 @@ def scene_of(recipe: Recipe) -> Scene:
     both = stain.normal(0, 0.09)
     strength = float(np.exp(both + stain.normal(0, 0.08))), float(np.exp(both + stain.normal(0, 0.08)))
     offset = int(stain.integers(0, 1024)), int(stain.integers(0, 1024))
-    return Scene(plan, cells, plan_artefacts(faults, plan, recipe.artefacts), recipe.site, strength, offset)
+    contrast = float(np.exp(stain.normal(0, 0.13))), float(np.exp(stain.normal(0, 0.13)))
+    blemishes = plan_artefacts(faults, plan, recipe.artefacts)
+    return Scene(plan, cells, blemishes, recipe.site, strength, contrast, offset)
 
 
-def _draw_rows(recipe: Recipe, y0: int, y1: int) -> Pixels:
+def _draw_rows(recipe: Recipe, span: tuple[int, int]) -> Pixels:
+    y0, y1 = span
     return render(scene_of(recipe), 0, y0, recipe.size_px, y1 - y0)
 
 
-def one_thread() -> None:
-    """Start a worker process: OpenCV must not start a thread per core in each of them."""
+def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:
+    """Results in the order of the jobs, from fresh processes (or this one, for 1).
+
+    The calling script is not imported again in them, so it needs no main guard; at most twice as
+    many results as there are processes wait to be taken.
+    """
+    if processes <= 1:
+        yield from map(function, jobs)
+        return
+    from joblib import Parallel, delayed
+
+    pool = Parallel(n_jobs=processes, backend="loky", return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
+    yield from pool(delayed(_on_one_thread)(function, job) for job in jobs)
+
+
+def _on_one_thread(function: Callable[[Job], Result], job: Job) -> Result:
     import cv2
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # not a thread per core in each process
+    return function(job)
 
 
 def _rows(recipe: Recipe, processes: int) -> Iterator[Pixels]:
     spans = [(y, min(y + BLOCK_PX, recipe.size_px)) for y in range(0, recipe.size_px, BLOCK_PX)]
-    if processes <= 1:
-        for y0, y1 in spans:
-            yield _draw_rows(recipe, y0, y1)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=one_thread) as pool:
-        waiting: deque[Future[Pixels]] = deque()
-        for y0, y1 in spans:
-            waiting.append(pool.submit(_draw_rows, recipe, y0, y1))
-            if len(waiting) > 2 * processes:  # no more rows in memory than that
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return in_processes(partial(_draw_rows, recipe), spans, processes)
 
 
 def plant_slide(
@@ -120,7 +128,7 @@ def plant_slide(
         grade: 0 to 1, how anaplastic the lesion is.
         artefacts: Names from ``artefacts.KINDS`` to have; None leaves them to chance, () has none.
         include_mpp: False leaves the resolution out of the file.
-        processes: Worker processes (spawned; needs the usual main guard in scripts). One draws here.
+        processes: Worker processes; 1 draws here.
 
     Returns:
         Where tissue, lesion and artefacts lie.

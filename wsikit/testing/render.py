@@ -38,6 +38,7 @@ class Scene:
     artefacts: Artefacts
     site: Site
     strength: tuple[float, float]
+    contrast: tuple[float, float]
     offset: tuple[int, int]
 
 
@@ -180,7 +181,7 @@ def _block(scene: Scene, x0: int, y0: int, width: int, height: int) -> Pixels:
     coarse = a.inside[
         max(0, ay // GRID_PX - 2) : (ay + h) // GRID_PX + 3, max(0, ax // GRID_PX - 2) : (ax + w) // GRID_PX + 3
     ]
-    table = colour_table(scene.site, scene.strength)
+    table = colour_table(scene.site, scene.strength, scene.contrast)
     if coarse.max() > -30:
         stain = _tissue(scene, ax, ay, w, h)
         scene.artefacts.fold(stain, ax, ay)

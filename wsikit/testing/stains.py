@@ -79,7 +79,9 @@ def site(index: int, *, seed: int = 0) -> Site:
 
 
 @lru_cache(maxsize=8)
-def colour_table(place: Site, strength: tuple[float, float] = (1.0, 1.0)) -> Pixels:
+def colour_table(
+    place: Site, strength: tuple[float, float] = (1.0, 1.0), contrast: tuple[float, float] = (1.0, 1.0)
+) -> Pixels:
     """RGB (65536, 3) of every pair of densities: row ``256 * haematoxylin + eosin`` in steps of ``OD_STEP``.
 
     Beer-Lambert: transmitted light falls with 10 to the minus of the summed densities;
@@ -88,10 +90,13 @@ def colour_table(place: Site, strength: tuple[float, float] = (1.0, 1.0)) -> Pix
     Args:
         place: Stains and scanner.
         strength: This slide's haematoxylin and eosin relative to its site's.
+        contrast: Exponents of the two dyes' uptake about a density of 0.35: a long bath that was
+            well washed out leaves dark nuclei in pale cytoplasm, a short one the opposite.
     """
     steps = np.arange(256, dtype=np.float32) * OD_STEP
-    h = steps[:, None, None] * np.asarray(place.haematoxylin, np.float32) * place.strength[0] * strength[0]
-    e = steps[None, :, None] * np.asarray(place.eosin, np.float32) * place.strength[1] * strength[1]
+    taken = [0.35 * (steps / 0.35) ** np.float32(c) for c in contrast]
+    h = taken[0][:, None, None] * np.asarray(place.haematoxylin, np.float32) * place.strength[0] * strength[0]
+    e = taken[1][None, :, None] * np.asarray(place.eosin, np.float32) * place.strength[1] * strength[1]
     light = np.power(10.0, -(h + e)) ** place.gamma
     # stray light: a scanner's black is never 0
     rgb = (0.035 + 0.965 * light) * np.asarray(place.white, np.float32)
