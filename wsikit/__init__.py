@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from wsikit import losses as losses
+    from wsikit import metrics as metrics
+    from wsikit.aggregators.registry import create_aggregator as create_aggregator
+    from wsikit.aggregators.registry import list_aggregators as list_aggregators
+    from wsikit.cohort.endpoints import ClassLabel as ClassLabel
+    from wsikit.cohort.endpoints import Continuous as Continuous
+    from wsikit.cohort.endpoints import Survival as Survival
+    from wsikit.cohort.split_files import load_splits as load_splits
+    from wsikit.cohort.splits import make_splits as make_splits
+    from wsikit.cohort.splits import save_splits as save_splits
+    from wsikit.cohort.table import Cohort as Cohort
+    from wsikit.cohort.table import load_cohort as load_cohort
     from wsikit.encoders.registry import create_encoder as create_encoder
     from wsikit.encoders.registry import list_encoders as list_encoders
     from wsikit.extract.inputs import collect_slides as collect_slides
@@ -42,14 +54,27 @@ _PUBLIC = {
     "collect_slides": "wsikit.extract.inputs",
     "create_encoder": "wsikit.encoders.registry",
     "list_encoders": "wsikit.encoders.registry",
+    "load_cohort": "wsikit.cohort.table",
+    "Cohort": "wsikit.cohort.table",
+    "ClassLabel": "wsikit.cohort.endpoints",
+    "Survival": "wsikit.cohort.endpoints",
+    "Continuous": "wsikit.cohort.endpoints",
+    "make_splits": "wsikit.cohort.splits",
+    "save_splits": "wsikit.cohort.splits",
+    "load_splits": "wsikit.cohort.split_files",
+    "create_aggregator": "wsikit.aggregators.registry",
+    "list_aggregators": "wsikit.aggregators.registry",
 }
+_ROOMS = ("losses", "metrics")
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_PUBLIC, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"wsikit.{name}")
     raise AttributeError(f"module 'wsikit' has no attribute {name!r}")
 
 

@@ -111,6 +111,14 @@ class FeatureStore:
             f"(it has: {', '.join(keys) or 'none'})"
         )
 
+    def has(self, slide_id: str, encoder: str) -> bool:
+        """Whether a slide has features of an encoder (name or key), finished or not."""
+        try:
+            self.resolve(slide_id, encoder)
+        except UnknownNameError:
+            return False
+        return True
+
     def finished(self, slide_id: str, encoder: str) -> bool:
         """Whether every shard of a slide's features is done."""
         return not missing_shards(self.path, slide_id, self.resolve(slide_id, encoder))

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from wsikit.aggregators.base import AggregatorCard
+from wsikit.aggregators.registry import aggregator_card, create_aggregator, list_aggregators, register_aggregator
+from wsikit.errors import ConfigError, UnknownNameError
+
+
+def test_the_first_three_are_found_by_their_files_alone() -> None:
+    assert {"abmil", "max", "mean"} <= set(list_aggregators())
+    assert list_aggregators("m*n") == ["mean"]
+
+
+def test_an_unknown_name_or_option_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="no aggregator named 'abmli'; did you mean 'abmil'"):
+        create_aggregator("abmli", in_dim=4)
+    with pytest.raises(UnknownNameError, match="did you mean 'mean'"):
+        aggregator_card("means")
+    with pytest.raises(ConfigError, match="'abmil' has no option 'embed_dims'; did you mean 'embed_dim'"):
+        create_aggregator("abmil", in_dim=4, embed_dims=3)
+    with pytest.raises(ConfigError, match=r"'max' has no option 'heads' \(it has no options\)"):
+        create_aggregator("max", in_dim=4, heads=3)
+
+
+@pytest.mark.parametrize("in_dim", [0, -1, 4.0, "4", True, None])
+def test_a_width_that_is_none_is_refused(in_dim: object) -> None:
+    with pytest.raises(ConfigError, match=r"in_dim=.*expected the width of a feature"):
+        create_aggregator("mean", in_dim=in_dim)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("abmil", {"heads": 0}, "heads=0; expected at least 1"),
+        ("abmil", {"dropout": 1.0}, "dropout=1.0; expected at least 0 and below 1"),
+        ("mean", {"embed_dim": 0}, "embed_dim=0; expected a width"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(name: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_aggregator(name, in_dim=4, **options)
+
+
+def test_a_seed_decides_the_weights_and_leaves_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, same, other = (create_aggregator("abmil", in_dim=4, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name])
+        assert not torch.equal(value, other.state_dict()[name])
+
+
+def test_without_a_seed_the_generator_decides() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        drawn = create_aggregator("abmil", in_dim=4).state_dict()
+    for name, value in create_aggregator("abmil", in_dim=4, seed=3).state_dict().items():
+        assert torch.equal(value, drawn[name])
+
+
+def test_a_name_can_be_taken_once() -> None:
+    card = AggregatorCard(name="mean", summary="-", paper="-", repository="-", licence="-")
+    with pytest.raises(ValueError, match="'mean' is already registered by wsikit.aggregators.models.mean"):
+        register_aggregator(card)(lambda in_dim: create_aggregator("mean", in_dim=in_dim))

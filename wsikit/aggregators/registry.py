@@ -1,0 +1,87 @@
+"""Aggregators by name: ``list_aggregators()``, ``aggregator_card(name)``, ``create_aggregator(name, in_dim=...)``.
+
+An aggregator is one file in ``wsikit.aggregators.models`` (or one entry point of the group
+``wsikit.aggregators`` in another distribution) that registers a card and a class. The parameters of
+the class beside ``in_dim`` are its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+from wsikit.aggregators.base import Aggregator, AggregatorCard
+from wsikit.errors import ConfigError
+from wsikit.registry import Registry, nearest
+
+BuildT = TypeVar("BuildT", bound=Callable[..., Aggregator])
+
+AGGREGATORS: Registry[AggregatorCard] = Registry(
+    "aggregator", package="wsikit.aggregators.models", group="wsikit.aggregators"
+)
+
+
+def register_aggregator(card: AggregatorCard) -> Callable[[BuildT], BuildT]:
+    """Decorator: enter an :class:`~wsikit.aggregators.base.Aggregator`, or a function that builds one.
+
+    It is called as ``build(in_dim=..., **options)``.
+    """
+    return cast(Callable[[BuildT], BuildT], AGGREGATORS.register(card))
+
+
+def list_aggregators(pattern: str = "*") -> list[str]:
+    """Names that ``create_aggregator`` takes and a shell pattern matches, sorted.
+
+    Example:
+        >>> list_aggregators("abm*")
+        ['abmil']
+    """
+    return AGGREGATORS.names(pattern)
+
+
+def aggregator_card(name: str) -> AggregatorCard:
+    """The facts of an aggregator, without building it.
+
+    Raises:
+        UnknownNameError: With the nearest known names.
+    """
+    return AGGREGATORS[name].card
+
+
+def create_aggregator(name: str, *, in_dim: int, seed: int | None = None, **options: Any) -> Aggregator:
+    """An aggregator with fresh weights, in training mode, on the CPU.
+
+    Args:
+        name: One of ``list_aggregators()``.
+        in_dim: D, the width of a feature: ``dim`` of the encoder's card.
+        seed: The same seed gives the same weights, and torch's own generator is left as it was.
+            None: drawn from torch's own generator.
+        options: The model's own; an unknown one is refused with the nearest name.
+
+    Raises:
+        UnknownNameError: No such aggregator.
+        ConfigError: An option or a width that it cannot use.
+
+    Example:
+        >>> model = create_aggregator("abmil", in_dim=16, seed=0)
+        >>> x, offsets = torch.ones(5, 16), torch.tensor([0, 2, 5])
+        >>> model(x, offsets=offsets).embedding.shape == (2, model.out_dim)
+        True
+    """
+    build = AGGREGATORS[name].build
+    own = sorted(set(inspect.signature(build).parameters) - {"in_dim"})
+    for option in options:
+        if option not in own:
+            listed = f"its options: {', '.join(own)}" if own else "it has no options"
+            raise ConfigError(f"aggregator {name!r} has no option {option!r}{nearest(option, own)} ({listed})")
+    if isinstance(in_dim, bool) or not isinstance(in_dim, int) or in_dim < 1:
+        raise ConfigError(f"aggregator {name!r}: in_dim={in_dim!r}; expected the width of a feature, a whole number")
+    if seed is None:
+        return cast(Aggregator, build(in_dim=in_dim, **options))
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds the generators of the accelerators too.
+        torch.default_generator.manual_seed(seed)
+        return cast(Aggregator, build(in_dim=in_dim, **options))

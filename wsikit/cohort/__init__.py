@@ -1,0 +1,1 @@
+"""Patients, their slides and their outcomes: the table, the endpoint, the splits, the bags."""

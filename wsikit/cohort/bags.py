@@ -1,0 +1,112 @@
+"""Bags of patients, read from the stores and packed: no padding, no copy more than one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.cohort.table import CohortSlide
+
+CACHE_BYTES = 4 << 30
+"""Bags kept in memory, unless told otherwise: 16-bit features of about 200 large slides."""
+
+
+@dataclass(frozen=True)
+class PatientBag:
+    """The tiles of a patient: the union of the slides', one slide after the other.
+
+    Attributes:
+        x: (N, D) float16.
+        coords: (N, 2) int32, x then y of the tile's top-left corner in level-0 px of its slide.
+        slide: (N,) int32, index into ``slides``.
+        slides: Where the tiles are from.
+    """
+
+    x: npt.NDArray[np.float16]
+    coords: npt.NDArray[np.int32]
+    slide: npt.NDArray[np.int32]
+    slides: tuple[CohortSlide, ...]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class BagBatch:
+    """Bags of B patients one after the other.
+
+    Attributes:
+        x: (sum N, D) float16.
+        offsets: (B + 1,) int64: bag b is rows ``offsets[b]:offsets[b + 1]``.
+        coords: (sum N, 2) int32.
+    """
+
+    x: npt.NDArray[np.float16]
+    offsets: npt.NDArray[np.int64]
+    coords: npt.NDArray[np.int32]
+
+
+class Bags:
+    """The bags of patients, by position, kept in memory up to a budget.
+
+    Args:
+        slides: The slides of each patient.
+        encoder: Name or key of the features.
+        cache_bytes: Memory for bags; what does not fit is read again each time.
+
+    Attributes:
+        sizes: (P,) int64, tiles of each patient, once it was read; 0 before.
+    """
+
+    def __init__(
+        self, slides: Sequence[tuple[CohortSlide, ...]], *, encoder: str, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.slides, self.encoder = slides, encoder
+        self._budget = cache_bytes
+        self._kept: dict[int, PatientBag] = {}
+        self.sizes = np.zeros(len(slides), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def __getitem__(self, position: int) -> PatientBag:
+        """The bag of a patient.
+
+        Raises:
+            StoreError: Features of a slide are missing, unfinished or damaged.
+        """
+        kept = self._kept.get(position)
+        if kept is not None:
+            return kept
+        slides = self.slides[position]
+        found = [s.store.bag(s.slide_id, encoder=self.encoder) for s in slides]
+        if len(found) == 1:
+            x, coords = found[0].x, found[0].coords
+        else:
+            x, coords = np.concatenate([b.x for b in found]), np.concatenate([b.coords for b in found])
+        slide = np.repeat(np.arange(len(found), dtype=np.int32), [len(b) for b in found])
+        bag = PatientBag(x, coords, slide, slides)
+        self.sizes[position] = len(bag)
+        if x.nbytes <= self._budget:
+            self._budget -= x.nbytes
+            self._kept[position] = bag
+        return bag
+
+    def batch(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> BagBatch:
+        """Bags of some patients, packed."""
+        return pack([self[int(i)] for i in positions])
+
+    def means(self) -> npt.NDArray[np.float32]:
+        """Mean feature of each patient, (P, D) float32."""
+        return np.stack([self[i].x.mean(0, dtype=np.float32) for i in range(len(self))])
+
+
+def pack(bags: Sequence[PatientBag]) -> BagBatch:
+    """Lay bags one after the other."""
+    offsets = np.concatenate([[0], np.cumsum([len(b) for b in bags])]).astype(np.int64)
+    if len(bags) == 1:
+        return BagBatch(bags[0].x, offsets, bags[0].coords)
+    return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.coords for b in bags]))

@@ -1,0 +1,202 @@
+"""Which patients train, which stop the training, which are reported on: decided once, saved, hashed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
+from wsikit.cohort.table import PATIENT, Cohort
+from wsikit.config import config_hash
+from wsikit.errors import ConfigError
+
+ROLES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Roles of patients in one fold; each tuple sorted, no patient in two.
+
+    Attributes:
+        train: Fits the weights.
+        validation: Stops the training and sets thresholds.
+        test: Is reported; nothing is fitted on it.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Folds whose test patients do not overlap.
+
+    Attributes:
+        folds: In order.
+        made: How: a seed and the strata, or the file they came from.
+    """
+
+    folds: tuple[Fold, ...]
+    made: Mapping[str, object]
+
+    @property
+    def hash(self) -> str:
+        """sha256 of who has which role in which fold, 64 hex digits."""
+        return config_hash([{role: list(getattr(fold, role)) for role in ROLES} for fold in self.folds])
+
+    def test_fold(self, patients: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The fold in which each patient is tested, (P,) int64; -1 where in none."""
+        of = {patient: i for i, fold in enumerate(self.folds) for patient in fold.test}
+        return np.array([of.get(p, -1) for p in patients], np.int64)
+
+
+def make_splits(cohort: Cohort, *, folds: int = 5, seed: int = 0, validation: float = 0.2) -> Splits:
+    """Folds of patients, stratified by the outcome: class; event and tertile of time; quintile of a number.
+
+    Args:
+        cohort: Its patients.
+        folds: How many; each patient is tested in one.
+        seed: Of the shuffling.
+        validation: Share of a fold's other patients that stop its training.
+
+    Raises:
+        ConfigError: Too few patients of a class, or too few events, for so many folds.
+    """
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
+    if folds < 2 or not 0 < validation < 0.9:
+        raise ConfigError(f"splits: {folds} folds and a validation share of {validation}, expected >= 2 and 0 to 0.9")
+    strata, name = strata_of(cohort.target, folds)
+    patients = np.array(cohort.patients)
+    made = []
+    outer = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for number, (rest, test) in enumerate(outer.split(patients, strata)):
+        inner = _mergeable(strata[rest], max(1, round(validation * len(rest))))
+        train, stop = train_test_split(rest, test_size=validation, random_state=seed * 1000 + number, stratify=inner)
+        made.append(Fold(*(tuple(sorted(patients[rows].tolist())) for rows in (train, stop, test))))
+    return Splits(tuple(made), {"folds": folds, "seed": seed, "validation": validation, "stratified by": name})
+
+
+def strata_of(target: Target, folds: int) -> tuple[npt.NDArray[np.int64], str]:
+    """Strata (P,) int64 of patients, and what they are.
+
+    Raises:
+        ConfigError: A stratum that cannot be in every fold.
+    """
+    if isinstance(target, ClassTarget):
+        counts = np.bincount(target.label, minlength=len(target.classes))
+        for name, n in zip(target.classes, counts.tolist(), strict=True):
+            if n < folds:
+                raise ConfigError(
+                    f"class {name!r} has {n} patients, expected at least {folds}, one for each fold "
+                    f"(found: {dict(zip(target.classes, counts.tolist(), strict=True))}); "
+                    "use fewer folds or more patients"
+                )
+        return target.label, "class"
+    if isinstance(target, SurvivalTarget):
+        events = int(target.event.sum())
+        if events < 2 * folds:
+            raise ConfigError(
+                f"{events} events among {len(target)} patients, expected at least {2 * folds}, two for each fold"
+            )
+        strata = np.zeros(len(target), np.int64)
+        for event in (False, True):
+            mine = np.flatnonzero(target.event == event)
+            parts = max(1, min(3, len(mine) // folds))
+            strata[mine] = 3 * event + _rank_bins(target.time[mine], parts)
+        return strata, "event and tertile of time"
+    if len(target) < 2 * folds:
+        raise ConfigError(f"{len(target)} patients, expected at least {2 * folds} for {folds} folds")
+    return _rank_bins(target.value, max(1, min(5, len(target) // folds))), "quintile of the value"
+
+
+def _rank_bins(values: npt.NDArray[np.float64], parts: int) -> npt.NDArray[np.int64]:
+    rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return np.asarray(rank * parts // max(1, len(values)), np.int64)
+
+
+def _mergeable(strata: npt.NDArray[np.int64], held_out: int) -> npt.NDArray[np.int64] | None:
+    """Strata for an inner split, or None where they are too small for one."""
+    counts = np.bincount(strata)
+    used = counts[counts > 0]
+    return strata if used.min() >= 2 and held_out >= len(used) and len(strata) - held_out >= len(used) else None
+
+
+def save_splits(splits: Splits, path: str | PathLike[str]) -> None:
+    """Write ``path`` (CSV: patient_id, fold_0, fold_1, ... with train / validation / test), and its hash beside it."""
+    path = Path(path)
+    role = [{p: name for name in ROLES for p in getattr(fold, name)} for fold in splits.folds]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([PATIENT, *(f"fold_{i}" for i in range(len(role)))])
+        for patient in sorted(set().union(*role)):
+            writer.writerow([patient, *(r.get(patient, "") for r in role)])
+    beside = {"hash": splits.hash, "made": dict(splits.made)}
+    path.with_suffix(".json").write_text(json.dumps(beside, indent=2) + "\n")
+
+
+def check_splits(splits: Splits, cohort: Cohort) -> None:
+    """Refuse splits that do not fit a cohort, or in which a patient is used twice.
+
+    Raises:
+        ConfigError: A patient with two roles in a fold, one tested in two folds, one of the cohort
+            in no test fold, an empty role, or one class only in a role.
+    """
+    known = set(cohort.patients)
+    tested: dict[str, int] = {}
+    for i, fold in enumerate(splits.folds):
+        for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            both = sorted(set(getattr(fold, a)) & set(getattr(fold, b)))
+            if both:
+                raise ConfigError(f"splits, fold {i}: patient {both[0]!r} is in {a} and in {b}")
+        for patient in fold.test:
+            if patient in tested:
+                raise ConfigError(
+                    f"splits: patient {patient!r} is tested in folds {tested[patient]} and {i}; results are "
+                    "pooled over patients, so each has to be tested once (run such files fold by fold)"
+                )
+            tested[patient] = i
+        for role in ROLES:
+            found = [p for p in getattr(fold, role) if p in known]
+            if not found:
+                raise ConfigError(f"splits, fold {i}: no patient of the cohort is in {role}")
+            if isinstance(cohort.target, ClassTarget) and role == "train":
+                labels = np.unique(cohort.target.label[cohort.index(found)])
+                if len(labels) < len(cohort.target.classes):
+                    missing = [c for j, c in enumerate(cohort.target.classes) if j not in labels]
+                    raise ConfigError(f"splits, fold {i}: no patient of class {missing[0]!r} in {role}")
+    left = sorted(known - set(tested))
+    if left:
+        raise ConfigError(
+            f"splits: {len(left)} of {len(known)} patients are tested in no fold: {', '.join(left[:5])}; "
+            "add them, or take them out of the table"
+        )
+
+
+def within(splits: Splits, cohort: Cohort) -> Splits:
+    """The same splits without patients that the cohort does not have (excluded ones)."""
+    known = set(cohort.patients)
+    folds = tuple(
+        Fold(*(tuple(p for p in getattr(fold, role) if p in known) for role in ROLES)) for fold in splits.folds
+    )
+    return Splits(folds, splits.made)
+
+
+def describe(target: Target) -> str:
+    """A group of patients in a few words: ``40 patients: 21 x 0, 19 x 1``."""
+    n = f"{len(target)} patients"
+    if isinstance(target, ClassTarget):
+        counts = np.bincount(target.label, minlength=len(target.classes)).tolist()
+        return f"{n}: " + ", ".join(f"{c} x {name}" for name, c in zip(target.classes, counts, strict=True))
+    if isinstance(target, SurvivalTarget):
+        return f"{n}: {int(target.event.sum())} events, median time {np.median(target.time):.3g} {target.unit}"
+    assert isinstance(target, ContinuousTarget)
+    return f"{n}: mean {target.value.mean():.3g}"

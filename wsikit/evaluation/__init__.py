@@ -1,0 +1,1 @@
+"""What a metric's number is worth: intervals over patients, risk groups, tests that hold their level."""

@@ -1,0 +1,75 @@
+"""What every task has, and the task that belongs to an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from wsikit.cohort.endpoints import ClassLabel, ContinuousTarget, Endpoint, Survival, Target
+
+Values = npt.NDArray[np.float64]
+
+
+class Task(Protocol):
+    """Outputs of a linear head, their loss, and what they predict.
+
+    Attributes:
+        outputs: Width of the head.
+        columns: Names of the prediction's columns.
+        metric: Name of the score.
+        whole_cohort: Whether the loss compares patients with one another, so that every step needs
+            all of them.
+    """
+
+    outputs: int
+    columns: tuple[str, ...]
+    metric: str
+    whole_cohort: bool
+
+    def loss(self, outputs: Tensor, target: Any) -> Tensor:
+        """Scalar loss of outputs (B, outputs) for the target of these B patients."""
+        ...
+
+    def predict(self, outputs: Tensor) -> Values:
+        """Outputs (B, outputs) -> what is reported, (B, len(columns)) float64."""
+        ...
+
+    def score(self, prediction: Values, target: Any, groups: npt.NDArray[np.int64] | None = None) -> float:
+        """The task's metric, higher = better; with ``groups`` only patients of one group are compared."""
+        ...
+
+    def own_target(self, output_target: Any) -> Tensor | None:
+        """Class of each patient (B,) for an aggregator's own loss terms; None where there are no classes."""
+        ...
+
+    def state(self) -> Mapping[str, float]:
+        """Numbers that were fitted on training patients."""
+        ...
+
+
+def create_task(endpoint: Endpoint, training: Target | None = None, state: Mapping[str, float] | None = None) -> Task:
+    """The task of an endpoint.
+
+    Args:
+        endpoint: What is predicted.
+        training: Target of the training patients: what a task has to fit (a mean, a spread) is fitted on them.
+        state: Or what an earlier ``state()`` gave.
+    """
+    if isinstance(endpoint, ClassLabel):
+        from wsikit.tasks.classification import ClassificationTask
+
+        return ClassificationTask(endpoint.classes)
+    if isinstance(endpoint, Survival):
+        from wsikit.tasks.survival import CoxTask
+
+        return CoxTask()
+    from wsikit.tasks.regression import RegressionTask
+
+    if state is not None:
+        return RegressionTask(state["mean"], state["std"])
+    assert isinstance(training, ContinuousTarget)
+    return RegressionTask(float(training.value.mean()), float(training.value.std()) or 1.0)

@@ -1,0 +1,1 @@
+"""One readable training loop, the model it trains, and the bundle it leaves."""

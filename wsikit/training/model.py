@@ -1,0 +1,73 @@
+"""The model that is trained: features to one scale, an aggregator, a linear head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from wsikit.aggregators.base import Aggregator, AggregatorOutput
+from wsikit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SlideModelOutput:
+    """What the model says of B bags.
+
+    Attributes:
+        outputs: (B, K), the task's logits, log risks or values.
+        aggregated: Embedding and attention.
+    """
+
+    outputs: Tensor
+    aggregated: AggregatorOutput
+
+
+class SlideModel(nn.Module):
+    """Standardise, aggregate, predict.
+
+    Args:
+        aggregator: Bag -> embedding.
+        outputs: Width K of the head.
+        mean: (D,) of the features, subtracted.
+        scale: (D,) factors or (D, D) matrix that the rest is multiplied by.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        aggregator: Aggregator,
+        outputs: int,
+        mean: npt.NDArray[np.float32] | None = None,
+        scale: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__()
+        if aggregator.classes not in (None, outputs):
+            raise ConfigError(
+                f"aggregator {aggregator.card.name!r} has {aggregator.classes} embeddings, one for each class; "
+                f"the task has {outputs} outputs"
+            )
+        self.aggregator = aggregator
+        dim = aggregator.in_dim
+        self.register_buffer("mean", torch.zeros(dim) if mean is None else torch.as_tensor(mean))
+        self.register_buffer("scale", torch.ones(dim) if scale is None else torch.as_tensor(scale))
+        self.head = nn.Linear(aggregator.out_dim, 1 if aggregator.classes else outputs)
+        # All patients start equal: a random head ranks them at random, and where training is stopped
+        # early (few patients, noisy validation) that noise would be reported as a prediction.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, offsets: Tensor, coords: Tensor) -> SlideModelOutput:
+        """Packed bags x (sum N, D) float16 -> outputs (B, K)."""
+        x = x.to(self.mean.dtype) - self.mean
+        x = x @ self.scale if self.scale.ndim == 2 else x * self.scale  # (sum N, D)
+        found: AggregatorOutput = self.aggregator(x, offsets=offsets, coords=coords)
+        if found.bag_logits is not None:
+            return SlideModelOutput(found.bag_logits, found)
+        outputs = self.head(found.embedding)  # (B, K), or (B, C, 1) of one embedding per class
+        return SlideModelOutput(outputs.squeeze(-1) if self.aggregator.classes else outputs, found)

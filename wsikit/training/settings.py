@@ -1,0 +1,65 @@
+"""How a model is built and trained, as plain strict values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsikit.training.scaling import Scaling
+
+
+class Strict(BaseModel):
+    """Values that cannot change, and no others than these."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Strict):
+    """The aggregator.
+
+    Attributes:
+        aggregator: Its name.
+        options: Its own.
+    """
+
+    aggregator: str = "abmil"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingSettings(Strict):
+    """The training loop.
+
+    Attributes:
+        epochs: At most so many passes over the training patients.
+        learning_rate: Peak of the schedule: linear warm-up, then half a cosine to zero.
+        warmup: Share of the steps that warm up.
+        weight_decay: Of AdamW.
+        batch_patients: Patients in a step; a survival step always has all of them.
+        keep: Weights of the ``best`` epoch by validation loss, or of the ``last``. With few patients the
+            validation loss is mostly noise, and choosing by it is worse than not choosing.
+        patience: Epochs without a better validation loss after which training stops, where the best is kept.
+        tile_dropout: Share of a training bag's tiles left out of each step, at random.
+        max_step_tiles: Tiles on the device at once; a larger step is taken in parts, with the same gradient.
+        clip: Largest norm of the gradient.
+        scaling: How features are brought to one scale over the training patients' tiles: ``whiten``,
+            ``standardise`` or ``none``.
+        device: As torch names it, or ``auto``.
+        precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
+        seed: Of weights, order and dropout.
+    """
+
+    epochs: int = Field(40, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(1e-2, ge=0)
+    batch_patients: int = Field(8, ge=1)
+    keep: Literal["best", "last"] = "last"
+    patience: int = Field(15, ge=1)
+    tile_dropout: float = Field(0.5, ge=0, lt=1)
+    max_step_tiles: int = Field(200_000, ge=1)
+    clip: float = Field(1.0, gt=0)
+    scaling: Scaling = "standardise"
+    device: str = "auto"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    seed: int = Field(0, ge=0)
