@@ -133,6 +133,43 @@ def test_a_pixel_is_tissue_if_its_centre_is_inside(seed):
     np.testing.assert_array_equal(mask.ravel(), parity % 2 == 1)
 
 
+numbers = st.one_of(st.integers(-6, 40), st.integers(-12, 80).map(lambda n: n / 2), st.floats(-1e6, 1e6))
+rings = st.lists(st.lists(st.tuples(numbers, numbers), max_size=7), max_size=3)
+
+
+@given(rings, st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_filling_is_by_parity_on_every_row_and_adds_to_the_mask(corners, height, width, seed):
+    """Against the definition, pixel by pixel: how many edges of this row begin left of the centre, or on it."""
+    polygon = [np.array(ring, np.float64).reshape(-1, 2) for ring in corners]
+    before = np.random.default_rng(seed).random((height, width)) < 0.2
+    expected = before.copy()
+    for row, col in np.ndindex(height, width):
+        crossed = 0
+        for ring in polygon:
+            for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+                if min(y0, y1) <= row + 0.5 < max(y0, y1):
+                    crossed += x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0) <= col + 0.5
+        expected[row, col] |= crossed % 2 == 1
+    filled = before.copy()
+    fill(filled, polygon)
+    np.testing.assert_array_equal(filled, expected)
+
+
+def test_filling_a_small_polygon_costs_its_box_not_the_mask():
+    import tracemalloc
+
+    mask = np.zeros((2000, 2000), bool)
+    tracemalloc.start()
+    try:
+        fill(mask, [np.array([[1000, 1000], [1020, 1000], [1020, 1010], [1000, 1010]], np.float64)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert mask.sum() == 200
+    assert mask[1000:1010, 1000:1020].all()
+    assert peak < 200_000  # bytes; the mask alone has 4 million pixels
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -140,6 +177,7 @@ def test_a_pixel_is_tissue_if_its_centre_is_inside(seed):
         ('{"a": 1}', "cannot be read as GeoJSON: KeyError"),
         ('{"type": "FeatureCollection", "features": []}', "no polygon among 0 annotations"),
         (json.dumps(feature({"type": "Point", "coordinates": [1, 1]})), "no polygon among 1 annotations"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 9], [9, 9]]]}', "a corner that is NaN or infinite"),
         (json.dumps({"type": "Polygon", "coordinates": [[[9000, 9000], [9900, 9000], [9900, 9900], [9000, 9000]]]}),
          r"span x, y \[9000, 9000\] to \[9900, 9900\] and cover nothing of the slide of \(800, 640\) px"),
     ],

@@ -12,6 +12,7 @@ from wsikit.extract.run import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from wsikit.evaluation.result import CrossvalResult
     from wsikit.extract.outcome import SlideOutcome
     from wsikit.extract.run import RunReport
 
@@ -160,3 +161,30 @@ def results_table(report: RunReport) -> None:
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
     console.print(f"pictures  {report.report / 'index.html'}", highlight=False, soft_wrap=True)
     console.print(f"tables    {report.report / 'slides.csv'}", highlight=False, soft_wrap=True)
+
+
+def metrics_table(console: Console, result: CrossvalResult) -> None:
+    """Every metric of the model, the baselines and the differences, with its interval."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("model", "metric"):
+        table.add_column(name, overflow="fold")
+    for name in ("value", "95 % interval"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    blocks = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
+    for name, metrics in [*blocks, ("difference", result.differences)]:
+        for metric in metrics:
+            value = "-" if metric.value is None else f"{metric.value:.3f}"
+            interval = metric.interval
+            ends = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
+            table.add_row(name, metric.name, value, ends, metric.note)
+    console.print(table)
+    if result.log_rank is not None:
+        test = result.log_rank
+        console.print(
+            f"risk groups at the training folds' medians: log-rank p = {test.p_permutation:.4f} by permutation",
+            highlight=False,
+        )
+    console.print("intervals: over patients, conditional on the fitted models; pairs compared inside folds only")

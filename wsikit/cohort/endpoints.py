@@ -250,6 +250,8 @@ def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
                 f"endpoint of kind {kind!r}: no setting {name!r}{nearest(name, fields)} (it has: {fields})"
             )
     if "classes" in given:
+        if not isinstance(given["classes"], list | tuple):  # a text would be taken apart into letters
+            raise ConfigError(f"endpoint of kind {kind!r}: classes is {given['classes']!r}, expected a list of names")
         given["classes"] = tuple(_as_text(c) for c in given["classes"])
     try:
         return build(**given)

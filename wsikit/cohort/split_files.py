@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
-from wsikit.cohort.splits import ROLES, Fold, Splits
+from wsikit.cohort.splits import ROLES, Fold, Splits, hold_out
 from wsikit.cohort.table import PATIENT, SLIDE, Cohort
 from wsikit.errors import ConfigError
 from wsikit.provenance import sha256_file
+from wsikit.registry import nearest
 
 _ROLE_OF = {"train": "train", "training": "train", "val": "validation", "valid": "validation",
             "validation": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
@@ -27,9 +28,13 @@ def load_splits(path: str | PathLike[str], cohort: Cohort, *, validation: float 
     - one table with a row for each patient (or slide, or case) and columns ``fold_0``, ``fold_1``, ...
       with train / val / test: what ``save_splits`` writes, and Patho-Bench's ``k=all.tsv``;
     - one table with a column ``fold`` that has the number of the fold that tests the patient;
-    - a folder, or one file, of CLAM's ``splits_<k>.csv``: columns train, val, test that list slides.
+    - a folder, or one file, of CLAM's ``splits_<k>.csv``: columns train, val, test that list slides
+      (or patients).
 
-    Where a fold names no validation patients, they are drawn from its training patients.
+    Where a fold names no validation patients, they are drawn from its training patients, stratified by
+    the outcome. Slides and patients that the cohort left out are passed over; a slide that it does not
+    know at all is an error, a patient that it does not know is kept (``within`` takes it out), so
+    that splits of a larger cohort can be used.
 
     Args:
         path: File or folder.
@@ -38,28 +43,47 @@ def load_splits(path: str | PathLike[str], cohort: Cohort, *, validation: float 
         seed: Of that drawing.
 
     Raises:
-        ConfigError: No file, an unknown layout or role, an id twice, a patient whose slides have
-            different roles, a file of ours that was edited since its hash was written.
+        ConfigError: No file, an unknown layout or role, an unknown slide, a patient with two roles in
+            a fold, a file of ours that was edited since its hash was written.
     """
     path = Path(path)
     files = sorted(path.glob("splits_*.csv"), key=_number) if path.is_dir() else [path]
     files = [f for f in files if not re.search(r"_(bool|descriptor)\.csv$", f.name)]
     if not files or not files[0].is_file():
         raise ConfigError(f"no splits at {path}: expected a table, or a folder with splits_0.csv, splits_1.csv, ...")
-    patient_of = {s.slide_id: p for p, mine in zip(cohort.patients, cohort.slides, strict=True) for s in mine}
-    excluded = {e.name for e in cohort.exclusions}
+    ids = _Ids(cohort)
     tables = [_read(f) for f in files]
     names = list(tables[0][0])
     if any(_ROLE_OF.get(n) for n in names) and not any(n in _ID_COLUMNS for n in names):
-        folds = [_clam(f, rows, patient_of, excluded) for f, rows in zip(files, tables, strict=True)]
+        folds = [_clam(f, rows, ids) for f, rows in zip(files, tables, strict=True)]
     elif len(tables) == 1:
-        folds = _wide(files[0], tables[0], patient_of)
+        folds = _wide(files[0], tables[0], ids)
     else:
         raise ConfigError(f"{path}: columns {names} in several files, expected CLAM's train, val and test")
-    folds = [_with_validation(fold, validation, seed * 1000 + i) for i, fold in enumerate(folds)]
-    splits = Splits(tuple(folds), {"file": path.name, "sha256": [sha256_file(f) for f in files]})
-    _check_hash(path, splits)
-    return splits
+    made = {"file": path.name, "sha256": [sha256_file(f) for f in files]}
+    _check_hash(path, Splits(tuple(folds), made))
+    folds = [_with_validation(fold, cohort, validation, seed * 1000 + i) for i, fold in enumerate(folds)]
+    return Splits(tuple(folds), made)
+
+
+class _Ids:
+    """Whose slide it is, for ids as split files have them."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.patients = set(cohort.patients)
+        self.slides = {s.slide_id: p for p, mine in zip(cohort.patients, cohort.slides, strict=True) for s in mine}
+        self.excluded = {e.name for e in cohort.exclusions}
+
+    def patient(self, name: str, path: Path) -> str | None:
+        """The patient of a slide (or of its own id); None for one that the cohort left out."""
+        for known in (name, Path(name).stem):  # with or without the file's ending
+            if known in self.slides:
+                return self.slides[known]
+            if known in self.patients:
+                return known
+            if known in self.excluded:
+                return None
+        raise ConfigError(f"{path}: slide {name!r} is not in the cohort's table{nearest(name, self.slides)}")
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -76,19 +100,16 @@ def _read(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _clam(path: Path, rows: Sequence[Mapping[str, str]], patient_of: Mapping[str, str], excluded: set[str]) -> Fold:
+def _clam(path: Path, rows: Sequence[Mapping[str, str]], ids: _Ids) -> Fold:
     role_of: dict[str, str] = {}
     for row in rows:
         for column, name in row.items():
             role = _ROLE_OF.get(column)
             if role is None or not name:
                 continue
-            slide = name if name in patient_of else Path(name).stem
-            patient = patient_of.get(slide)
+            patient = ids.patient(name, path)
             if patient is None:
-                if slide in excluded or name in excluded:
-                    continue
-                raise ConfigError(f"{path}: slide {name!r} is not in the cohort's table")
+                continue
             if role_of.setdefault(patient, role) != role:
                 raise ConfigError(
                     f"{path}: patient {patient!r} has slides in {role_of[patient]} and in {role}; "
@@ -97,7 +118,7 @@ def _clam(path: Path, rows: Sequence[Mapping[str, str]], patient_of: Mapping[str
     return _fold(role_of)
 
 
-def _wide(path: Path, rows: Sequence[Mapping[str, str]], patient_of: Mapping[str, str]) -> list[Fold]:
+def _wide(path: Path, rows: Sequence[Mapping[str, str]], ids: _Ids) -> list[Fold]:
     names = list(rows[0])
     column = next((c for c in _ID_COLUMNS if c in names), None)
     folds = sorted(
@@ -110,14 +131,14 @@ def _wide(path: Path, rows: Sequence[Mapping[str, str]], patient_of: Mapping[str
         )
     roles: list[dict[str, str]] = [{} for _ in folds]
     number: dict[str, str] = {}
-    seen: set[str] = set()
     for row in rows:
         name = row[column]
-        patient = patient_of.get(name, name) if column in (SLIDE, "slide") else name
-        if patient in seen and column in (PATIENT, "case_id", "patient") and not _repeats(rows, column, patient, row):
-            raise ConfigError(f"{path}: patient {patient!r} has several rows that disagree")
-        seen.add(patient)
+        patient = ids.patient(name, path) if column in (SLIDE, "slide") else name
+        if patient is None:
+            continue
         if not folds:
+            if not row["fold"]:
+                continue
             if number.setdefault(patient, row["fold"]) != row["fold"]:
                 raise ConfigError(f"{path}: patient {patient!r} is in folds {number[patient]} and {row['fold']}")
             continue
@@ -135,23 +156,18 @@ def _wide(path: Path, rows: Sequence[Mapping[str, str]], patient_of: Mapping[str
     return [_fold({p: "test" if n == tested else "train" for p, n in number.items()}) for tested in numbers]
 
 
-def _repeats(rows: Sequence[Mapping[str, str]], column: str, patient: str, row: Mapping[str, str]) -> bool:
-    """Whether a patient's rows (one for each slide) all say the same about folds."""
-    own = [{k: v for k, v in r.items() if k.startswith("fold")} for r in rows if r[column] == patient]
-    return all(r == {k: v for k, v in row.items() if k.startswith("fold")} for r in own)
-
-
 def _fold(role_of: Mapping[str, str]) -> Fold:
     return Fold(*(tuple(sorted(p for p, r in role_of.items() if r == role)) for role in ROLES))
 
 
-def _with_validation(fold: Fold, share: float, seed: int) -> Fold:
-    if fold.validation or len(fold.train) < 2:
+def _with_validation(fold: Fold, cohort: Cohort, share: float, seed: int) -> Fold:
+    known = set(cohort.patients)
+    rest = cohort.index([p for p in fold.train if p in known])
+    if fold.validation or len(rest) < 2:
         return fold
-    from sklearn.model_selection import train_test_split
-
-    train, stop = train_test_split(list(fold.train), test_size=share, random_state=seed)
-    return Fold(tuple(sorted(train)), tuple(sorted(stop)), fold.test)
+    _, rows = hold_out(rest, cohort.target, None, share=share, seed=seed)
+    stop = {cohort.patients[i] for i in rows}
+    return Fold(tuple(p for p in fold.train if p not in stop), tuple(sorted(stop)), fold.test)
 
 
 def _check_hash(path: Path, splits: Splits) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -70,19 +72,75 @@ def make_splits(cohort: Cohort, *, folds: int = 5, seed: int = 0, validation: fl
     Raises:
         ConfigError: Too few patients of a class, or too few events, for so many folds.
     """
-    from sklearn.model_selection import StratifiedKFold, train_test_split
-
     if folds < 2 or not 0 < validation < 0.9:
         raise ConfigError(f"splits: {folds} folds and a validation share of {validation}, expected >= 2 and 0 to 0.9")
     strata, name = strata_of(cohort.target, folds)
     patients = np.array(cohort.patients)
     made = []
-    outer = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for number, (rest, test) in enumerate(outer.split(patients, strata)):
-        inner = _mergeable(strata[rest], max(1, round(validation * len(rest))))
-        train, stop = train_test_split(rest, test_size=validation, random_state=seed * 1000 + number, stratify=inner)
+    for number, (rest, test) in enumerate(_deal(strata, folds, seed)):
+        train, stop = hold_out(rest, cohort.target, strata, share=validation, seed=seed * 1000 + number)
         made.append(Fold(*(tuple(sorted(patients[rows].tolist())) for rows in (train, stop, test))))
     return Splits(tuple(made), {"folds": folds, "seed": seed, "validation": validation, "stratified by": name})
+
+
+def inner_splits(
+    fold: Fold, cohort: Cohort, *, parts: int, seed: int
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Positions of the training and the validation patients of each model of a fold.
+
+    With one part they are the fold's own roles. With more, the patients of both roles are dealt into
+    so many parts, stratified by the outcome, and each watches the model that the others train.
+
+    Raises:
+        ConfigError: Too few patients, of a class or with an event, for so many parts.
+    """
+    if parts == 1:
+        return [(cohort.index(fold.train), cohort.index(fold.validation))]
+    rest = np.sort(np.concatenate([cohort.index(fold.train), cohort.index(fold.validation)]))
+    target = cohort.target.take(rest)
+    if isinstance(target, SurvivalTarget) and target.event.sum() < parts:
+        raise ConfigError(
+            f"{int(target.event.sum())} events outside a fold, expected one for each of {parts} inner folds"
+        )
+    strata = target.event.astype(np.int64) if isinstance(target, SurvivalTarget) else strata_of(target, parts)[0]
+    return [(rest[train], rest[watch]) for train, watch in _deal(strata, parts, seed)]
+
+
+def hold_out(
+    rest: npt.NDArray[np.int64], target: Target, strata: npt.NDArray[np.int64] | None, *, share: float, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of those who train and of those who watch, stratified as finely as their number allows.
+
+    Args:
+        rest: (n,) positions of the patients to divide, at least two.
+        target: Of all patients.
+        strata: (P,) of all patients; where they are too fine (or None), class or event alone is used.
+        share: Of ``rest`` that watch; at least one, and where it can be one of each class.
+        seed: Of the drawing.
+    """
+    from sklearn.model_selection import train_test_split
+
+    held = min(math.ceil(share * len(rest)), len(rest) - 1)
+    by = None if strata is None or not _fits(strata[rest], held) else strata[rest]
+    if by is None and not isinstance(target, ContinuousTarget):
+        coarse = (target.label if isinstance(target, ClassTarget) else target.event.astype(np.int64))[rest]
+        enough = max(held, len(np.unique(coarse)))
+        if _fits(coarse, enough):
+            by, held = coarse, enough
+    train, stop = train_test_split(rest, test_size=held, random_state=seed, stratify=by)
+    return train, stop
+
+
+def _deal(
+    strata: npt.NDArray[np.int64], folds: int, seed: int
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Positions outside and inside each fold."""
+    from sklearn.model_selection import StratifiedKFold
+
+    with warnings.catch_warnings():
+        # Of a stratum smaller than the folds, such as three censored patients: it is dealt as far as it goes.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(strata, strata))
 
 
 def strata_of(target: Target, folds: int) -> tuple[npt.NDArray[np.int64], str]:
@@ -123,18 +181,17 @@ def _rank_bins(values: npt.NDArray[np.float64], parts: int) -> npt.NDArray[np.in
     return np.asarray(rank * parts // max(1, len(values)), np.int64)
 
 
-def _mergeable(strata: npt.NDArray[np.int64], held_out: int) -> npt.NDArray[np.int64] | None:
-    """Strata for an inner split, or None where they are too small for one."""
-    counts = np.bincount(strata)
-    used = counts[counts > 0]
-    return strata if used.min() >= 2 and held_out >= len(used) and len(strata) - held_out >= len(used) else None
+def _fits(strata: npt.NDArray[np.int64], held: int) -> bool:
+    """Whether ``held`` patients can be drawn so that every stratum has some on both sides."""
+    counts = np.unique(strata, return_counts=True)[1]
+    return bool(counts.min() >= 2 and len(counts) <= held <= len(strata) - len(counts))
 
 
 def save_splits(splits: Splits, path: str | PathLike[str]) -> None:
     """Write ``path`` (CSV: patient_id, fold_0, fold_1, ... with train / validation / test), and its hash beside it."""
     path = Path(path)
     role = [{p: name for name in ROLES for p in getattr(fold, name)} for fold in splits.folds]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([PATIENT, *(f"fold_{i}" for i in range(len(role)))])
         for patient in sorted(set().union(*role)):

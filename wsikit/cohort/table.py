@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from wsikit.store import format as fmt
 from wsikit.store.reader import FeatureStore, open_store
 
 SLIDE, PATIENT = "slide_id", "patient_id"
+_LIKE_PATIENT = ("patient", "patientid", "case", "caseid", "subject", "subjectid", "submitterid", "bcrpatientbarcode")
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,12 @@ def load_cohort(
         mine = rows_of[patient]
         cell = _outcome(mine, endpoint, patient)
         kept = sorted((r for r in mine if r[SLIDE] not in unusable), key=lambda r: r[SLIDE])
+        empty = next((column for column in endpoint.columns if not cell[column]), None)
         if not kept:
             exclusions.append(Exclusion("patient", patient, "no slide that can be used"))
-        elif any(not cell[column] for column in endpoint.columns):
-            empty = next(column for column in endpoint.columns if not cell[column])
+        elif empty is not None:
             exclusions.append(Exclusion("patient", patient, f"no value of {empty}"))
+            exclusions += [Exclusion("slide", r[SLIDE], "of a patient left out") for r in kept]
         else:
             patients.append(patient)
             cells.append(kept[0])
@@ -174,31 +177,49 @@ def read_rows(path: Path, *, needed: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a table as stripped text; ``patient_id`` is filled with the slide's where the column is missing.
 
     Raises:
-        ConfigError: No such file, a missing column, an empty id, a slide in two rows.
+        ConfigError: No such file, not UTF-8, a missing column or one twice, a column that looks like the
+            patient's under another name, an empty id, a slide in two rows.
     """
     if not path.is_file():
         raise ConfigError(f"no table {path}: expected a CSV file with columns {', '.join(needed)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = names
-        for name in needed:
-            if name not in names:
-                raise ConfigError(f"{path}: no column {name!r}{nearest(name, names)} (it has: {', '.join(names)})")
-        rows = []
-        for number, raw in enumerate(reader, start=2):
-            if None in raw or None in raw.values():
-                raise ConfigError(f"{path}, line {number}: {len(names)} columns expected, found fewer or more")
-            row = {k: v.strip() for k, v in raw.items()}
-            row.setdefault(PATIENT, row[SLIDE])
-            for name in (SLIDE, PATIENT):
-                if not row[name]:
-                    raise ConfigError(f"{path}, line {number}: {name} is empty")
-            rows.append(row)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: not UTF-8 text ({e}); save it as 'CSV UTF-8'") from e
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    names = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = names
+    _check_columns(path, names, needed)
+    rows = []
+    for raw in reader:
+        if None in raw or None in raw.values():
+            raise ConfigError(f"{path}, line {reader.line_num}: {len(names)} columns expected, found fewer or more")
+        row = {k: v.strip() for k, v in raw.items()}
+        row.setdefault(PATIENT, row[SLIDE])
+        for name in (SLIDE, PATIENT):
+            if not row[name]:
+                raise ConfigError(f"{path}, line {reader.line_num}: {name} is empty")
+        rows.append(row)
     twice = [name for name, n in Counter(row[SLIDE] for row in rows).items() if n > 1]
     if twice:
         raise ConfigError(f"{path}: slide {twice[0]!r} has several rows; one row for each slide is expected")
     return rows
+
+
+def _check_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> None:
+    for name in needed:
+        if name not in names:
+            raise ConfigError(f"{path}: no column {name!r}{nearest(name, names)} (it has: {', '.join(names)})")
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise ConfigError(f"{path}: column {twice[0]!r} is there {names.count(twice[0])} times; rename or remove one")
+    # Taken for a table without patients, the slides of one patient would train and test the same model.
+    like = [name for name in names if "".join(c for c in name.lower() if c.isalnum()) in _LIKE_PATIENT]
+    if PATIENT not in names and like:
+        raise ConfigError(
+            f"{path}: no column {PATIENT!r}, but {like[0]!r} looks like it; rename it (or, where every slide really "
+            f"is a patient of its own, add {PATIENT!r} with the slide's id)"
+        )
 
 
 def _open(

@@ -85,8 +85,10 @@ def extract_features(
 ) -> RunReport:
     """Turn slides into a feature store. What is done already is not done again.
 
-    Run as a script, the call belongs under ``if __name__ == "__main__":``, because the workers are
-    fresh processes that import the script.
+    In a script, put the call under ``if __name__ == "__main__":``. The workers are fresh processes that
+    import the script, so that encoders which it registers are known to them; what stands outside of the
+    guard runs once more in each worker. Without the guard the call raises after a few seconds. Notebooks
+    and the interpreter's prompt need no guard.
 
     Args:
         slides: Slide files and folders.
@@ -111,11 +113,15 @@ def extract_features(
         ChangedError: The store was begun with other settings.
         StoreLockedError: Another run is alive on this store.
         StoreWriteError: The store cannot be written.
+        WorkerStartError: The script lacks the guard, or fails when a worker imports it.
 
     Example:
         >>> report = wk.extract_features("slides/", out="cohort.zarr", encoder="colour")   # doctest: +SKIP
         >>> [o.reason for o in report.outcomes if not o.ok]                       # doctest: +SKIP
     """
+    from wsikit.extract.clusters import refuse_while_starting
+
+    refuse_while_starting()  # before anything else: in a worker, an argument may be wrong that is right in the parent
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
     root = Path(out)
     if workers is not None and workers < 1:

@@ -63,14 +63,14 @@ def draw_overlay(
     if tiles_xywh is not None and len(tiles_xywh):
         picture = _boxes(picture, np.asarray(tiles_xywh, np.float64) * factor)
     if um_per_px is not None:
-        picture = _scale_bar(picture, um_per_px / factor)
+        picture = draw_scale_bar(picture, um_per_px / factor)
     return _captioned(picture, title, lines, ok=ok)
 
 
 def draw_placard(title: str, lines: Sequence[str]) -> Picture:
     """A picture in place of a slide that cannot be opened: its name, and why."""
     paper = np.full((96, LEAST_WIDTH_PX, 3), 236, np.uint8)
-    return _captioned(_text_at(paper, (24, 34), "no picture: the file cannot be read", 22, BAD), title, lines, ok=False)
+    return _captioned(text_at(paper, (24, 34), "no picture: the file cannot be read", 22, BAD), title, lines, ok=False)
 
 
 def _outline(picture: Picture, mask: npt.NDArray[np.bool_]) -> Picture:
@@ -98,7 +98,8 @@ def _boxes(picture: Picture, tiles_xywh: npt.NDArray[np.float64]) -> Picture:
     return np.asarray(cv2.addWeighted(drawn, weight, picture, 1 - weight, 0), np.uint8)
 
 
-def _scale_bar(picture: Picture, um_per_px: float) -> Picture:
+def draw_scale_bar(picture: Picture, um_per_px: float) -> Picture:
+    """A copy with a bar of a round length at its lower left; ``um_per_px`` is that of the picture."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -109,11 +110,11 @@ def _scale_bar(picture: Picture, um_per_px: float) -> Picture:
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
     left, bottom = 14, height - 14
     picture = picture.copy()
-    label_width = round(_font(15).getlength(text))
+    label_width = round(font_of(15).getlength(text))
     box = (left - 6, bottom - 30), (left + max(length, label_width) + 6, bottom + 6)
     cv2.rectangle(picture, *box, PAPER, cv2.FILLED)
     cv2.rectangle(picture, (left, bottom - 4), (left + length, bottom), INK, cv2.FILLED)
-    return _text_at(picture, (left, bottom - 26), text, 15, INK)
+    return text_at(picture, (left, bottom - 26), text, 15, INK)
 
 
 def _captioned(picture: Picture, title: str, lines: Sequence[str], *, ok: bool) -> Picture:
@@ -127,14 +128,14 @@ def _captioned(picture: Picture, title: str, lines: Sequence[str], *, ok: bool) 
     strip[:, :8] = TISSUE if ok else BAD
     top = 10
     for text, size, bold in rows:
-        strip = _text_at(strip, (20, top), text, size, INK if ok or bold else BAD, bold=bold)
+        strip = text_at(strip, (20, top), text, size, INK if ok or bold else BAD, bold=bold)
         top += size + 8
     return np.concatenate([paper, strip])
 
 
 def _wrap(text: str, size: int, width_px: int, *, bold: bool = False) -> list[str]:
     """Lines no wider than ``width_px``; words longer than a line are broken."""
-    font, lines = _font(size, bold=bold), [""]
+    font, lines = font_of(size, bold=bold), [""]
     for paragraph in text.splitlines() or [""]:
         for word in paragraph.split(" "):
             trial = f"{lines[-1]} {word}" if lines[-1] else word
@@ -150,18 +151,19 @@ def _wrap(text: str, size: int, width_px: int, *, bold: bool = False) -> list[st
     return [line for line in lines if line]
 
 
-def _text_at(
+def text_at(
     picture: Picture, xy: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], *, bold: bool = False
 ) -> Picture:
+    """A copy with a line of text whose top left corner is ``xy``; ``size`` in px."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(picture)
-    ImageDraw.Draw(image).text(xy, text, font=_font(size, bold=bold), fill=colour)
+    ImageDraw.Draw(image).text(xy, text, font=font_of(size, bold=bold), fill=colour)
     return np.asarray(image, np.uint8)
 
 
 @lru_cache
-def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
+def font_of(size: int, *, bold: bool = False) -> FreeTypeFont:
     """DejaVu Sans as it comes with matplotlib: no font of the system is needed."""
     import matplotlib
     from PIL import ImageFont

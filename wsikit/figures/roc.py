@@ -31,6 +31,7 @@ class RocCurve:
         positive: (P,) bool or 0/1.
         fold: (P,) labels of any type; scores are compared inside a fold only.
         label: What the legend says after the name: the AUC pooled within folds and its interval.
+        thin: Whether the folds are drawn, too; without them beside many others the mean is easier seen.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RocCurve:
     positive: npt.ArrayLike
     fold: npt.ArrayLike
     label: str = ""
+    thin: bool = True
 
 
 def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
@@ -78,7 +80,7 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
     titles = wrap_text(title, inches=_WIDTH - 2 * _MARGIN, points=15, bold=True)
 
     above = _LINE * len(titles) + 0.35
-    below = _AXIS + _LINE * (1 + sum(map(len, legend))) + 0.15
+    below = _AXIS + _LINE * (1 + _lines_text(curves).count("\n") + sum(map(len, legend))) + 0.15
     height = above + _SIDE + below
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -88,12 +90,12 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
         figure.text(_MARGIN / _WIDTH, y, line, va="center", fontsize=15, weight="bold", color=INK)
 
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
-    for (_, drawn), colour in zip(folds, COLOURS, strict=False):
-        for x, sensitivity in drawn:
+    for curve, (_, drawn), colour in zip(curves, folds, COLOURS, strict=False):
+        for x, sensitivity in drawn if curve.thin else ():
             axes.plot(x, sensitivity, color=colour, linewidth=0.8, alpha=0.4)
     for (_, drawn), colour, dashes, lines in zip(folds, COLOURS, DASHES, legend, strict=False):
         axes.plot(*_vertical_mean(drawn), color=colour, linewidth=2.6, linestyle=dashes, label="\n".join(lines))
-    axes.plot([], [], color=GREY, linewidth=0.8, label="thin: each fold; bold: mean of the folds")
+    axes.plot([], [], color=GREY, linewidth=0.8, label=_lines_text(curves))
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.set_xlabel("False positive rate (1 – specificity)", fontsize=14, color=INK)
     axes.set_ylabel("Sensitivity", fontsize=14, color=INK)
@@ -111,6 +113,14 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
         borderaxespad=0, borderpad=0, labelspacing=0.35,
     )  # fmt: skip
     return figure
+
+
+def _lines_text(curves: Sequence[RocCurve]) -> str:
+    if all(curve.thin for curve in curves):
+        return "thin: each fold; bold: mean of the folds"
+    names = [curve.name for curve in curves if curve.thin]
+    words = f"thin: each fold of {' and '.join(names)}; bold: mean of the folds" if names else "mean of the folds"
+    return "\n".join(wrap_text(words, inches=_WIDTH - 2 * _MARGIN - 0.8, points=12))
 
 
 def _fold_curves(curve: RocCurve) -> tuple[int, list[tuple[Numbers, Numbers]]]:

@@ -64,7 +64,8 @@ def read_geojson(
         A mask with method "geojson"; a pixel is tissue if its centre lies in a polygon and not in a hole of it.
 
     Raises:
-        ConfigError: Not GeoJSON, no polygon, an unknown class, or everything outside of the slide.
+        ConfigError: Not GeoJSON, no polygon, an unknown class, a corner that is no number, or everything outside
+            of the slide.
     """
     path = Path(path)
     try:
@@ -79,6 +80,8 @@ def read_geojson(
     polygons = [p for kind, geometry in features if classes is None or kind in classes for p in _polygons(geometry)]
     if not polygons:
         raise ConfigError(f"{path}: no polygon among {len(features)} annotations; expected Polygon or MultiPolygon")
+    if not all(np.isfinite(ring).all() for rings in polygons for ring in rings):
+        raise ConfigError(f"{path}: a polygon has a corner that is NaN or infinite; expected level-0 pixels")
     width, height = overview_size(slide, mpp=mpp)
     downsample = (slide.size[0] / width, slide.size[1] / height)
     mask = np.zeros((height, width), np.bool_)
@@ -129,19 +132,28 @@ def fill(mask: Mask, rings: Sequence[Ring]) -> None:
 
     Args:
         mask: (h, w) bool, changed in place.
-        rings: A polygon and its holes, in px of the mask; closed or not.
+        rings: A polygon and its holes, in px of the mask; closed or not. Finite numbers: they are not checked here.
     """
+    closed = [r if len(r) and np.array_equal(r[0], r[-1]) else np.concatenate([r, r[:1]]) for r in rings]
+    if not closed:
+        return
     height, width = mask.shape
-    crossings = np.zeros((height, width + 1), np.int32)  # how many edges begin to the left of each pixel's centre
-    for ring in rings:
-        ring = ring if len(ring) and np.array_equal(ring[0], ring[-1]) else np.concatenate([ring, ring[:1]])
-        for (x0, y0), (x1, y1) in zip(ring[:-1].tolist(), ring[1:].tolist(), strict=True):
-            first, last = sorted((np.ceil(y0 - 0.5), np.ceil(y1 - 0.5)))  # rows whose centre the edge passes
-            rows = np.arange(max(int(first), 0), min(int(last), height))
-            if len(rows):
-                x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-                crossings[rows, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)] += 1
-    mask |= crossings.cumsum(axis=1)[:, :width] % 2 == 1
+    x0, y0 = np.concatenate([ring[:-1] for ring in closed]).T  # (E,) where each edge begins
+    x1, y1 = np.concatenate([ring[1:] for ring in closed]).T  # (E,) and where it ends
+    first, last = np.sort([np.ceil(y0 - 0.5), np.ceil(y1 - 0.5)], axis=0).clip(0, height).astype(np.int64)
+    passed = last - first  # rows whose centre the edge passes
+    edge = np.repeat(np.arange(len(passed)), passed)  # (P,) one entry for each edge and row that it passes
+    if not len(edge):
+        return
+    rows = np.arange(len(edge)) - (passed.cumsum() - passed - first)[edge]
+    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    cols = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)  # first column whose centre is not left of the edge
+    # Left of the first crossing and right of the last one the number of crossings is even: only the box between counts.
+    top, left = int(rows.min()), int(cols.min())
+    box = (int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
+    crossings = np.bincount((rows - top) * box[1] + cols - left, minlength=box[0] * box[1]).reshape(box)
+    inside = crossings.cumsum(axis=1)[:, :-1] % 2 == 1  # the last column is outside, or beyond the mask
+    mask[top : top + box[0], left : left + box[1] - 1] |= inside
 
 
 def outlines(mask: Mask, downsample: tuple[float, float] = (1.0, 1.0)) -> list[list[Ring]]:

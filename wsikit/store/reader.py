@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -122,6 +123,15 @@ class FeatureStore:
     def finished(self, slide_id: str, encoder: str) -> bool:
         """Whether every shard of a slide's features is done."""
         return not missing_shards(self.path, slide_id, self.resolve(slide_id, encoder))
+
+    def digest(self, slide_id: str, encoder: str) -> str:
+        """Identity of a slide's tiles and features, by the records that hold every object's hash; 64 hex digits."""
+        key = self._finished_key(slide_id, encoder)
+        done = self._layout.private / "done" / slide_id
+        digest = hashlib.sha256()
+        for record in (done / "plan", *sorted((done / key).iterdir())):
+            digest.update(record.name.encode() + b"\0" + record.read_bytes())
+        return digest.hexdigest()
 
     def status(self, slide_id: str, *, encoder: str) -> npt.NDArray[np.uint8]:
         """Status of every planned tile, (N,) uint8: 0 ok, 1 unreadable, 2 no finite number.

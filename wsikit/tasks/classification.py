@@ -32,7 +32,8 @@ class ClassificationTask:
     def loss(self, outputs: Tensor, target: ClassTarget) -> Tensor:
         """Mean cross-entropy of logits (B, C), in float32 at least."""
         label = torch.as_tensor(target.label, device=outputs.device)
-        return torch.nn.functional.cross_entropy(outputs.float(), label)
+        wide = torch.promote_types(outputs.dtype, torch.float32)
+        return torch.nn.functional.cross_entropy(outputs.to(wide), label)
 
     def predict(self, outputs: Tensor) -> Values:
         """Logits (B, C) -> probabilities (B, C) that sum to 1."""

@@ -32,8 +32,9 @@ class RegressionTask:
 
     def loss(self, outputs: Tensor, target: ContinuousTarget) -> Tensor:
         """Mean squared error of outputs (B, 1), in units of the training patients' variance."""
-        wanted = torch.as_tensor((target.value - self.mean) / self.std, dtype=torch.float32, device=outputs.device)
-        return torch.nn.functional.mse_loss(outputs[:, 0].float(), wanted)
+        wide = torch.promote_types(outputs.dtype, torch.float32)
+        wanted = torch.as_tensor((target.value - self.mean) / self.std, dtype=wide, device=outputs.device)
+        return torch.nn.functional.mse_loss(outputs[:, 0].to(wide), wanted)
 
     def predict(self, outputs: Tensor) -> Values:
         """Outputs (B, 1) -> values (B, 1) in the endpoint's unit."""

@@ -1,4 +1,4 @@
-"""The demo: a planted cohort from slides to a lesion map, with the truth beside it."""
+"""The demo: a planted cohort from slides to a diagnosis and a survival curve, with the truth beside it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.cohort.bags import Bags
+from wsikit.evaluation.crossval import crossval
+from wsikit.evaluation.result import CrossvalResult
+from wsikit.evaluation.settings import load_experiment
 from wsikit.extract.run import Progress, RunReport, extract_features
 from wsikit.figures.tile_map import draw_tile_map, feature_colours, score_colours
+from wsikit.metrics import roc_auc
+from wsikit.reports.crossval_report import write_report
 from wsikit.slides.open import open_slide
 from wsikit.slides.tiling import TilingSpec
 from wsikit.store.reader import FeatureStore, open_store
@@ -20,6 +26,29 @@ from wsikit.testing.cohort import CohortTruth, plant_cohort
 ENCODERS = ("texture", "colour")
 SPEC = TilingSpec(tile_px=128, target_mpp=0.5)
 FOLDS = 5
+_MODEL = """model: {aggregator: abmil, options: {embed_dim: 128, dropout: 0.5}}
+splits: {folds: 5, inner_folds: 4, seed: 0}
+"""
+CONFIGS = {
+    "label": f"""# run it again: wsikit crossval label.yaml
+name: Planted lesions, from the whole slide
+cohort: cohort.csv
+stores: features.zarr
+encoder: texture
+endpoint: {{kind: class, column: label, classes: [0, 1]}}
+{_MODEL}out: label
+""",
+    "survival": f"""# run it again: wsikit crossval survival.yaml
+name: Planted hazards, from the whole slide
+cohort: cohort.csv
+stores: features.zarr
+encoder: texture
+endpoint: {{kind: survival, time: time, event: event, unit: months}}
+training: {{epochs: 100}}
+{_MODEL}out: survival
+""",
+}
+TITLES = {"label": "diagnosis from the whole slide", "survival": "survival"}
 SHOWN = 4
 """Slides in the picture."""
 
@@ -36,6 +65,9 @@ class DemoReport:
             in a fold whose tiles are all of one kind (few patients).
         tiles: Tiles probed.
         lesion_share: Share of them that are lesion.
+        studies: The cross-validations: of the label, and of survival.
+        attention_auc: AUC of the label model's attention for planted lesion, against the other tiles of the same slide.
+        ceilings: What the best possible model would reach in each study.
     """
 
     slides: Path
@@ -44,6 +76,24 @@ class DemoReport:
     aucs: dict[str, npt.NDArray[np.float64]]
     tiles: int
     lesion_share: float
+    studies: tuple[Study, ...]
+    attention_auc: float
+    ceilings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One cross-validation of the demo.
+
+    Attributes:
+        config: To run it again: ``wsikit crossval <config>``.
+        result: What was found.
+        report: To open.
+    """
+
+    config: Path
+    result: CrossvalResult
+    report: Path
 
 
 def run_demo(
@@ -56,7 +106,7 @@ def run_demo(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> DemoReport:
-    """Plant a cohort, extract its features, and predict from each tile whether it is lesion.
+    """Plant a cohort, extract its features, find the lesions, and cross-validate a diagnosis and survival.
 
     The probe is a logistic regression on the features of single tiles, fitted and tested on
     different patients (5 folds). A tile counts as lesion if at least half of it is; tiles that hold a
@@ -72,20 +122,27 @@ def run_demo(
         say: Called with a line of text at each step.
     """
     out.mkdir(parents=True, exist_ok=True)
-    say(f"1/3  planting {patients} slides of {size_px} px with known lesions ...")
+    say(f"1/5  planting {patients} slides of {size_px} px with known lesions ...")
     cohort = plant_cohort(out, patients=patients, seed=seed, size_px=size_px, processes=workers)
-    say("2/3  extracting features ...")
+    say("2/5  extracting features ...")
     for encoder in ENCODERS:
         run = extract_features(
             out / "slides", out=out / "features.zarr", encoder=encoder, spec=SPEC, workers=workers, progress=progress
         )
-    say("3/3  predicting lesion from single tiles ...")
+    say("3/5  predicting lesion from single tiles ...")
     store = open_store(run.store)
     found = {encoder: _probe(cohort, store, encoder) for encoder in ENCODERS}
     probe = found[ENCODERS[0]]
     picture = out / "lesion_map.png"
     _draw(picture, cohort, store, probe, {name: float(np.nanmean(f.aucs)) for name, f in found.items()})
     certain = probe.certain
+    studies = []
+    for number, (name, text) in enumerate(CONFIGS.items(), start=4):
+        say(f"{number}/5  {TITLES[name]}: cross-validation ...")
+        config = out / f"{name}.yaml"
+        config.write_text(text)
+        result = crossval(load_experiment(config), workers=workers)
+        studies.append(Study(config, result, write_report(result)))
     return DemoReport(
         out / "slides",
         run,
@@ -93,7 +150,25 @@ def run_demo(
         {name: f.aucs for name, f in found.items()},
         int(certain.sum()),
         float((probe.truth[certain] >= 0.5).mean()),
-    )
+        tuple(studies),
+        _attention_auc(cohort, studies[0].result),
+        {"label": float(cohort.ceilings["label_auc"]["ceiling"]),
+         "survival": float(cohort.ceilings["survival_c_index"]["ceiling"])},
+    )  # fmt: skip
+
+
+def _attention_auc(cohort: CohortTruth, result: CrossvalResult) -> float:
+    """Whether attention goes to lesion: pairs of tiles of one slide, over the slides that have both kinds."""
+    bags = Bags(result.cohort.slides, encoder=result.cohort.encoder)
+    weight, lesion, slide = [], [], []
+    for i, attention in enumerate(result.attention):
+        truth = cohort.tile_truth(bags[i].slides[0].slide_id, bags[i].coords, float(SPEC.tile_px))
+        certain = (truth >= 0.5) | (truth <= 0.05)
+        if attention is not None and 0 < (truth[certain] >= 0.5).mean() < 1:
+            weight.append(attention[certain])
+            lesion.append(truth[certain] >= 0.5)
+            slide.append(np.full(int(certain.sum()), i))
+    return roc_auc(np.concatenate(weight), np.concatenate(lesion), groups=np.concatenate(slide))
 
 
 @dataclass(frozen=True)

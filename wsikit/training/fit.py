@@ -49,10 +49,11 @@ class FitResult:
     """A trained model.
 
     Attributes:
-        model: With the weights of the best epoch, in evaluation mode, on the CPU.
+        model: With the weights of the epoch ``best``, in evaluation mode, on the CPU.
         task: With what it fitted on the training patients.
         history: Every epoch.
-        best: Number of the epoch with the lowest validation loss.
+        best: Number of the epoch whose weights were kept: the one with the lowest validation loss,
+            or with ``keep="last"`` the last.
     """
 
     model: SlideModel
@@ -74,8 +75,8 @@ def fit(
 ) -> FitResult:
     """Train one model on some patients and stop it by some others.
 
-    AdamW with linear warm-up and cosine decay; the weights of the epoch with the lowest validation
-    loss are kept. Equal arguments give equal weights, bit for bit, on a CPU.
+    AdamW with linear warm-up and cosine decay; ``training.keep`` says which epoch's weights are kept.
+    Equal arguments give equal weights, bit for bit, on a CPU.
 
     Args:
         bags: Of all patients.
@@ -173,10 +174,10 @@ class _Steps:
         return value
 
     def outputs(self, rows: Rows) -> Tensor:
-        """Outputs (n, K) in evaluation mode, float32."""
+        """Outputs (n, K) in evaluation mode, float32 or float64."""
         self.net.eval()
         with torch.no_grad():
-            return torch.cat([self._forward(part, None).outputs.float() for part in self._parts(rows)])
+            return torch.cat([_full(self._forward(part, None).outputs) for part in self._parts(rows)])
 
     def _forward(self, rows: Rows, thinned: int | None) -> SlideModelOutput:
         with self.fabric.autocast():
@@ -201,7 +202,7 @@ class _Steps:
         with torch.no_grad():
             for part in parts:
                 states.append(_rng_state(self.fabric.device))
-                outputs.append(self._forward(part, thinned).outputs.float())
+                outputs.append(_full(self._forward(part, thinned).outputs))
         every = torch.cat(outputs).requires_grad_()
         with torch.enable_grad():
             loss = self.task.loss(every, self.target.take(np.concatenate(parts)))
@@ -214,7 +215,7 @@ class _Steps:
             mine = gradient[start : start + len(part)]
             start += len(part)
             own = self._own(found, self.target.take(part)) * (len(part) / len(every))
-            self.fabric.backward((found.outputs.float() * mine).sum() + own)
+            self.fabric.backward((_full(found.outputs) * mine).sum() + own)
         _set_rng_state(after, self.fabric.device)
         return value
 
@@ -234,7 +235,7 @@ class _Steps:
     def _batch(self, rows: Rows, thinned: int | None) -> tuple[Tensor, Tensor, Tensor]:
         batch = self.bags.batch(rows)
         if thinned is not None and self.training.tile_dropout:
-            batch = _thin(batch, self.training.tile_dropout, [thinned, int(rows[0])])
+            batch = _thin(batch, self.training.tile_dropout, [[thinned, int(row)] for row in rows])
         return _tensors(batch, self.fabric.device)
 
 
@@ -305,13 +306,12 @@ def _batches(rows: Rows, count: int) -> list[Rows]:
     return [np.asarray(part) for part in np.array_split(rows, count)]
 
 
-def _thin(batch: BagBatch, share: float, seed: list[int]) -> BagBatch:
-    """A random part of each bag's tiles, at least one."""
-    rng = np.random.default_rng(seed)
+def _thin(batch: BagBatch, share: float, seeds: Sequence[list[int]]) -> BagBatch:
+    """A random part of each bag's tiles, at least one; a seed for each bag, so that parts thin as the whole does."""
     kept = []
-    for start, stop in zip(batch.offsets[:-1].tolist(), batch.offsets[1:].tolist(), strict=True):
+    for start, stop, seed in zip(batch.offsets[:-1].tolist(), batch.offsets[1:].tolist(), seeds, strict=True):
         n = max(1, round((1 - share) * (stop - start)))
-        kept.append(np.sort(rng.choice(stop - start, n, replace=False)) + start)
+        kept.append(np.sort(np.random.default_rng(seed).choice(stop - start, n, replace=False)) + start)
     rows = np.concatenate(kept)
     offsets = np.concatenate([[0], np.cumsum([len(k) for k in kept])]).astype(np.int64)
     return BagBatch(batch.x[rows], offsets, batch.coords[rows])
@@ -324,6 +324,11 @@ def _tensors(batch: BagBatch, device: torch.device) -> tuple[Tensor, Tensor, Ten
         moved = [t.pin_memory().to(device, non_blocking=True) for t in tensors]
         return moved[0], moved[1], moved[2]
     return tensors
+
+
+def _full(outputs: Tensor) -> Tensor:
+    """Half precision as float32; float64 stays."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def _copy(net: SlideModel) -> dict[str, Tensor]:

@@ -50,7 +50,8 @@ def fit_scaling(
     mean = total / len(rows)
     second = second / len(rows)
     variance = (np.diag(second) if how == "whiten" else second) - mean**2
-    still = variance < 1e-10
+    # A difference of two large numbers: what is left of a constant column is rounding.
+    still = variance < 1e-10 + 1e-13 * mean**2
     inverse = np.where(still, 0, 1 / np.sqrt(np.where(still, 1, variance)))
     if how == "standardise":
         return mean.astype(np.float32), inverse.astype(np.float32)

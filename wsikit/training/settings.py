@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,17 +49,17 @@ class TrainingSettings(Strict):
         seed: Of weights, order and dropout.
     """
 
-    epochs: int = Field(40, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    weight_decay: float = Field(1e-2, ge=0)
-    batch_patients: int = Field(8, ge=1)
+    epochs: Annotated[int, Field(ge=1)] = 40
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    batch_patients: Annotated[int, Field(ge=1)] = 8
     keep: Literal["best", "last"] = "last"
-    patience: int = Field(15, ge=1)
-    tile_dropout: float = Field(0.5, ge=0, lt=1)
-    max_step_tiles: int = Field(200_000, ge=1)
-    clip: float = Field(1.0, gt=0)
+    patience: Annotated[int, Field(ge=1)] = 15
+    tile_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    max_step_tiles: Annotated[int, Field(ge=1)] = 200_000
+    clip: Annotated[float, Field(gt=0)] = 1.0
     scaling: Scaling = "standardise"
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, Field(ge=0)] = 0

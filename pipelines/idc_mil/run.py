@@ -1,0 +1,70 @@
+"""Cross-validate ABMIL on one prepared folder, and score its attention by the known classes of the tiles.
+
+    python pipelines/idc_mil/run.py idc/
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from wsikit.cohort.bags import Bags
+from wsikit.evaluation.bootstrap import bootstrap_interval
+from wsikit.evaluation.crossval import crossval
+from wsikit.evaluation.result import CrossvalResult
+from wsikit.evaluation.settings import load_experiment
+from wsikit.metrics import roc_auc
+
+
+HERE = Path(__file__).parent
+
+
+def instance_auc(result: CrossvalResult, truth: Path) -> str:
+    """AUC of the attention for carcinoma tiles against the others of the same slide, over all positive slides."""
+    known = {}
+    with truth.open(newline="") as file:
+        for row in csv.DictReader(file):
+            known[row["slide_id"], int(row["x"]), int(row["y"])] = int(row["class"])
+    bags = Bags(result.cohort.slides, encoder=result.cohort.encoder)
+    scored = []
+    for i, weights in enumerate(result.attention):
+        of = [known[bags[i].slides[0].slide_id, int(x), int(y)] for x, y in bags[i].coords]
+        if 0 < sum(of) < len(of) and weights is not None:
+            scored.append((np.array(of), weights))
+
+    def auc(slides: np.ndarray) -> float:
+        group = np.repeat(np.arange(len(slides)), [len(scored[s][0]) for s in slides])
+        return roc_auc(*(np.concatenate([scored[s][k] for s in slides]) for k in (1, 0)), groups=group)
+
+    found = bootstrap_interval(auc, len(scored))
+    return f"attention, carcinoma tiles: AUC {auc(np.arange(len(scored))):.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def run(folder: Path, *, everything: bool, workers: int | None) -> None:
+    """One cross-validation: of the label, or of the carcinoma fraction on the uncomposed slides."""
+    name = "_all" if everything else ""
+    experiment = load_experiment(HERE / "config.yaml", out=folder / f"run{name}")
+    changes: dict[str, object] = {"cohort": folder / f"cohort{name}.csv", "stores": (folder / f"tiles{name}.zarr",)}
+    if everything:
+        changes |= {"endpoint": {"kind": "continuous", "column": "carcinoma_fraction"}, "name": "Carcinoma fraction"}
+    result = crossval(experiment.model_copy(update=changes), workers=workers, say=print)
+    print(instance_auc(result, folder / f"tile_truth{name}.csv"))
+    for model in (result.model, *result.baselines):
+        for m in model.metrics:
+            ends = f" [{m.interval.low:.3f}, {m.interval.high:.3f}]" if m.interval else ""
+            print(f"{model.name}: {m.name} {m.value:.3f}{ends}")
+    for m in result.differences:
+        print(f"{m.name}: {m.value:+.3f} [{m.interval.low:+.3f}, {m.interval.high:+.3f}]")
+    print(result.out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="as prepare.py and wsikit extract left it")
+    parser.add_argument("--all", action="store_true", help="the carcinoma fraction on the uncomposed slides")
+    parser.add_argument("--workers", type=int)
+    args = parser.parse_args()
+    run(args.folder, everything=args.all, workers=args.workers)

@@ -1,0 +1,79 @@
+"""A patient's bag is the union of the slides' tiles, whatever is kept in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wsikit.cohort.bags import Bags, pack
+from wsikit.cohort.endpoints import ClassLabel
+from wsikit.cohort.table import load_cohort
+from wsikit.store.reader import open_store
+
+
+@pytest.fixture(scope="module")
+def cohort(store, tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "cohort.csv"
+    path.write_text("slide_id,patient_id,label\ns0,a,0\ns1,a,0\ns3,b,1\ns2,c,1\ns4,c,1\ns5,d,0\n")
+    return load_cohort(path, endpoint=ClassLabel("label", ("0", "1")), stores=store, encoder="toy")
+
+
+def equal(one, other):
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("x", "coords"))
+
+
+def test_a_bag_is_the_union_of_its_slides_in_order(cohort, store):
+    bags, source = Bags(cohort.slides, encoder=cohort.encoder), open_store(store)
+    bag = bags[0]
+    parts = [source.bag(name, encoder="toy") for name in ("s0", "s1")]
+    np.testing.assert_array_equal(bag.x, np.concatenate([p.x for p in parts]))
+    np.testing.assert_array_equal(bag.coords, np.concatenate([p.coords for p in parts]))
+    assert bag.slide.tolist() == [0] * 3 + [1] * 5
+    assert [s.slide_id for s in bag.slides] == ["s0", "s1"]
+    assert bag.x.dtype == np.float16
+
+
+def test_tiles_that_could_not_be_read_are_not_in_the_bag(cohort):
+    bag = Bags(cohort.slides, encoder=cohort.encoder)[2]
+    assert bag.slide.tolist() == [0, 0, 1, 1]  # s2 has two tiles; s4 three, of which one is bad
+    assert np.isfinite(bag.x).all()
+
+
+def test_a_batch_lays_bags_one_after_the_other(cohort):
+    bags = Bags(cohort.slides, encoder=cohort.encoder)
+    batch = bags.batch([3, 0, 1])
+    assert batch.offsets.tolist() == [0, 6, 14, 18]
+    assert batch.x.dtype == np.float16
+    for i, position in enumerate([3, 0, 1]):
+        rows = slice(batch.offsets[i], batch.offsets[i + 1])
+        np.testing.assert_array_equal(batch.x[rows], bags[position].x)
+        np.testing.assert_array_equal(batch.coords[rows], bags[position].coords)
+    alone = pack([bags[1]])
+    assert alone.offsets.tolist() == [0, 4]
+    assert alone.x is bags[1].x  # one bag is not copied
+
+
+def test_sizes_are_known_once_read(cohort):
+    bags = Bags(cohort.slides, encoder=cohort.encoder)
+    assert (len(bags), bags.sizes.tolist()) == (4, [0, 0, 0, 0])
+    assert [len(bags[i]) for i in range(4)] == bags.sizes.tolist() == [8, 4, 4, 6]
+
+
+@pytest.mark.parametrize("budget", [0, 100])
+def test_the_budget_decides_what_is_kept_and_not_what_is_read(cohort, budget):
+    every = Bags(cohort.slides, encoder=cohort.encoder)
+    few = Bags(cohort.slides, encoder=cohort.encoder, cache_bytes=budget)
+    for _ in range(2):
+        assert all(equal(few[i], every[i]) for i in range(4))
+    assert every[0] is every[0]
+    kept = [i for i in range(4) if few[i] is few[i]]
+    assert sum(few[i].x.nbytes for i in kept) <= budget
+    assert kept == ([] if budget == 0 else [0, 1])  # 64 bytes and 32; the next 32 do not fit
+    assert equal(few.batch([2, 0]), every.batch([2, 0]))
+
+
+def test_mean_feature_of_each_patient(cohort):
+    bags = Bags(cohort.slides, encoder=cohort.encoder)
+    expected = np.stack([bags[i].x.astype(np.float64).mean(0) for i in range(4)])
+    assert bags.means().dtype == np.float32
+    np.testing.assert_allclose(bags.means(), expected, atol=1e-6)

@@ -1,0 +1,56 @@
+"""wsikit crossval: a table, a store and a model -> out-of-fold predictions, intervals and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+wsikit crossval config.yaml
+
+wsikit crossval config.yaml --out runs/second --workers 8
+
+A configuration for a class:
+
+cohort: cohort.csv
+
+stores: cohort.zarr
+
+endpoint: {kind: class, column: label, classes: [0, 1]}
+
+model: {aggregator: abmil, options: {embed_dim: 128, dropout: 0.5}}
+
+out: runs/label
+
+and for survival the endpoint is: {kind: survival, time: time, event: event, unit: months}"""
+
+
+def command(
+    config: Annotated[Path, typer.Argument(help="YAML file; paths in it are relative to it.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results, instead of its own.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Models fitted at once. Default: one per core.")] = None,
+) -> None:
+    """Cross-validate a slide classifier, survival or regression model, and write a report.
+
+    Every patient is predicted by models that have never seen it; all metrics come with intervals
+    over patients and with simple baselines beside them.
+    """
+    from wsikit.cli._show import metrics_table, stdout_console
+    from wsikit.evaluation.crossval import crossval
+    from wsikit.evaluation.settings import load_experiment
+    from wsikit.reports.crossval_report import write_report
+
+    console = stdout_console()
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    result = crossval(load_experiment(config, out=out), workers=workers, say=say)
+    report = write_report(result)
+    metrics_table(console, result)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(f"open: {report}", highlight=False, soft_wrap=True)

@@ -1,0 +1,62 @@
+"""wsikit predict: slides or a store, and trained models -> predictions and heatmaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+wsikit predict new_slide.svs --model runs/label/models --out prediction
+
+wsikit predict cohort.zarr --model runs/label/models/fold-0-0.safetensors --out prediction --patients cohort.csv
+
+Exit code: 0 all predicted, 1 some slides could not be, 2 none or nothing fits."""
+
+
+def command(
+    target: Annotated[Path, typer.Argument(help="A slide, a folder of slides, or a feature store.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A model bundle, or a folder of them (their mean).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("prediction"),
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV with slide_id and patient_id: predict patients instead of slides.")
+    ] = None,
+    heatmaps: Annotated[
+        bool, typer.Option(help="Draw the attention over every slide, and write it as GeoJSON.")
+    ] = True,
+    weights: Annotated[str | None, typer.Option(help="Weights of the encoder, if it has some.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes of the extraction.")] = None,
+) -> None:
+    """Predict slides with trained models: tiles and features are made as in training."""
+    from rich.table import Table
+
+    from wsikit.cli._show import LiveProgress, stdout_console
+    from wsikit.evaluation.predict import predict_slides
+    from wsikit.reports.heatmap import write_heatmaps
+
+    with LiveProgress() as progress:
+        report = predict_slides(
+            target, model, out=out, patients=patients, weights=weights, workers=workers,
+            progress=progress, say=progress.say,
+        )  # fmt: skip
+    console = stdout_console()
+    table = Table("patient" if patients else "slide", *report.columns, "call", box=None, header_style="bold")
+    for p in report.predictions[:40]:
+        table.add_row(p.patient_id, *(f"{v:.3f}" for v in p.values), p.call)
+    console.print(table)
+    if len(report.predictions) > 40:
+        console.print(f"... and {len(report.predictions) - 40} more", highlight=False)
+    for name, why in report.skipped.items():
+        console.print(f"not predicted: {name}: {why}", highlight=False, soft_wrap=True)
+    console.print(f"table: {report.table}", highlight=False, soft_wrap=True)
+    if heatmaps:
+        for p in report.predictions:
+            if p.attention is not None:
+                write_heatmaps(p.slides, p.attention, out / "heatmaps")
+        console.print(
+            f"heatmaps: {out / 'heatmaps'}   (pictures, and GeoJSON for QuPath)", highlight=False, soft_wrap=True
+        )
+    if report.skipped:
+        raise typer.Exit(1)

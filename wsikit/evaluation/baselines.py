@@ -1,0 +1,67 @@
+"""Simple models on the same folds: mean-pooled colour, and the number of tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
+from wsikit.tasks.task import Values
+
+COMPONENTS = 10
+"""Principal components of the mean features that the baseline sees, at most."""
+
+
+def baseline_predictions(features: npt.NDArray[np.floating], target: Target, fold: npt.NDArray[np.int64]) -> Values:
+    """Out-of-fold predictions of a regularised linear model, in the columns of the endpoint's task.
+
+    Columns are standardised and reduced to at most ``COMPONENTS`` principal components; then comes
+    logistic regression, Cox regression (lifelines, ridge 0.1) or ridge regression. Everything is
+    fitted on the other folds' patients.
+
+    Args:
+        features: (P, D), one row for each patient.
+        target: Of the patients.
+        fold: (P,) the fold that tests each.
+    """
+    columns = len(target.classes) if isinstance(target, ClassTarget) else 1
+    out = np.full((len(fold), columns), np.nan)
+    for number in np.unique(fold):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        fitted, asked = _components(features[train], features[test])
+        out[test] = _predict(fitted, target.take(train), asked)
+    return out
+
+
+def _components(train: npt.NDArray[np.floating], test: npt.NDArray[np.floating]) -> tuple[Values, Values]:
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train)
+    a, b = scaler.transform(train), scaler.transform(test)
+    few = min(COMPONENTS, a.shape[1], len(a) - 1)
+    pca = PCA(few, svd_solver="full").fit(a)
+    a, b = pca.transform(a), pca.transform(b)
+    spread = np.maximum(a.std(0), 1e-9)
+    return np.asarray(a / spread, np.float64), np.asarray(b / spread, np.float64)
+
+
+def _predict(x: Values, target: Target, asked: Values) -> Values:
+    if isinstance(target, ClassTarget):
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=1.0, max_iter=2000).fit(x, target.label)
+        out = np.zeros((len(asked), len(target.classes)))
+        out[:, model.classes_] = model.predict_proba(asked)
+        return out
+    if isinstance(target, SurvivalTarget):
+        import pandas as pd
+        from lifelines import CoxPHFitter
+
+        table = pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
+        table["time"], table["event"] = target.time, target.event
+        model = CoxPHFitter(penalizer=0.1).fit(table, "time", "event")
+        return np.asarray(asked @ model.params_.to_numpy()[:, None], np.float64)
+    from sklearn.linear_model import Ridge
+
+    return np.asarray(Ridge(alpha=1.0).fit(x, target.value).predict(asked)[:, None], np.float64)

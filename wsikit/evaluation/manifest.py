@@ -1,0 +1,55 @@
+"""``run.json``: all that a result depends on, so that it can be repeated and compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wsikit.cohort.bags import Bags
+from wsikit.cohort.endpoints import endpoint_settings
+from wsikit.cohort.splits import Splits
+from wsikit.cohort.table import Cohort
+from wsikit.config import config_hash
+from wsikit.evaluation.settings import Experiment
+from wsikit.provenance import sha256_file, versions
+
+DISTRIBUTIONS = ("wsikit", "torch", "numpy", "scikit-learn", "lifelines", "lightning-fabric", "zarr", "scipy")
+
+
+def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags: Bags) -> dict[str, Any]:
+    """Plain values for ``run.json``.
+
+    ``store digest`` covers every tile and feature that was used; ``splits hash`` every role of every
+    patient. Two runs with equal hashes and versions on a CPU give equal numbers.
+    """
+    settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores"})
+    digests = {
+        slide.slide_id: slide.store.digest(slide.slide_id, bags.encoder) for mine in cohort.slides for slide in mine
+    }
+    example = cohort.slides[0][0]
+    return {
+        "format": "wsikit-run",
+        "version": "1",
+        "name": experiment.name,
+        "settings": settings,
+        "cohort": {
+            "table": experiment.cohort.name,
+            "table sha256": sha256_file(experiment.cohort),
+            "rows": cohort.rows,
+            "patients": len(cohort),
+            "slides": cohort.n_slides,
+            "tiles": int(bags.sizes.sum()),
+            "excluded": cohort.excluded,
+        },
+        "endpoint": endpoint_settings(cohort.endpoint),
+        "stores": [path.name for path in experiment.stores],
+        "store digest": config_hash(digests),
+        "encoder": cohort.encoder,
+        "tiling": example.store.configuration,
+        "splits hash": splits.hash,
+        "splits": dict(splits.made),
+        "patients of roles": {
+            f"fold {i}": {role: config_hash(list(getattr(fold, role))) for role in ("train", "validation", "test")}
+            for i, fold in enumerate(splits.folds)
+        },
+        "versions": versions(DISTRIBUTIONS),
+    }

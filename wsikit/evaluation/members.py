@@ -1,0 +1,160 @@
+"""Fit the models of a cross-validation, several at once, each in a process and on one thread.
+
+One thread each: small models gain nothing from a second, and equal arguments give equal bits however
+many run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.cohort.bags import Bags
+from wsikit.cohort.splits import Splits, inner_splits
+from wsikit.cohort.table import Cohort
+from wsikit.evaluation.result import Member
+from wsikit.evaluation.settings import Experiment
+from wsikit.tasks.task import Values
+from wsikit.training.bundle import Bundle, save_bundle
+from wsikit.training.fit import fit, predict
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MemberJob:
+    """One model to fit.
+
+    Attributes:
+        fold: Its fold.
+        number: Its number in the fold.
+        train: Positions of the patients that fit it.
+        validation: Of those that watch it.
+        test: Of those that it predicts.
+    """
+
+    fold: int
+    number: int
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """A fitted model and what it says of its fold's patients.
+
+    Attributes:
+        job: Who was who.
+        member: The model.
+        prediction: (n, K) of ``job.test``.
+        rest: (m, K) of train and validation, in that order.
+        attention: Of each test patient.
+    """
+
+    job: MemberJob
+    member: Member
+    prediction: Values
+    rest: Values
+    attention: list[npt.NDArray[np.float32] | None]
+
+
+def plan_members(experiment: Experiment, cohort: Cohort, splits: Splits) -> list[MemberJob]:
+    """Every model to fit, fold by fold."""
+    jobs = []
+    for i, fold in enumerate(splits.folds):
+        seed = experiment.splits.seed * 1000 + i
+        parts = inner_splits(fold, cohort, parts=experiment.splits.inner_folds, seed=seed)
+        jobs += [MemberJob(i, j, train, watch, cohort.index(fold.test)) for j, (train, watch) in enumerate(parts)]
+    return jobs
+
+
+def fit_members(
+    experiment: Experiment,
+    cohort: Cohort,
+    jobs: list[MemberJob],
+    *,
+    facts: dict[str, Any],
+    workers: int,
+    done: Callable[[MemberResult], None] = lambda result: None,
+) -> list[MemberResult]:
+    """Fit all models; results in the order of the jobs.
+
+    Args:
+        experiment: What is asked.
+        cohort: Patients.
+        jobs: From :func:`plan_members`.
+        facts: For the bundles: encoder, configuration, versions.
+        workers: Processes.
+        done: Called for each model when it is fitted.
+    """
+    results = []
+    for result in _run(experiment, cohort, jobs, facts, workers):
+        results.append(result)
+        done(result)
+    return results
+
+
+def _run(
+    experiment: Experiment, cohort: Cohort, jobs: list[MemberJob], facts: dict[str, Any], workers: int
+) -> Iterator[MemberResult]:
+    if workers <= 1:
+        bags = Bags(cohort.slides, encoder=cohort.encoder)  # read once for all models
+        for job in jobs:
+            yield _fit_one(experiment, cohort, job, facts, bags)
+        return
+    from joblib import Parallel, delayed
+
+    pool = Parallel(n_jobs=workers, backend="loky", return_as="generator", pre_dispatch="n_jobs", batch_size=1)
+    yield from pool(delayed(_fit_one)(experiment, cohort, job, facts) for job in jobs)
+
+
+def _fit_one(
+    experiment: Experiment, cohort: Cohort, job: MemberJob, facts: dict[str, Any], bags: Bags | None = None
+) -> MemberResult:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        bags = bags or Bags(cohort.slides, encoder=cohort.encoder)
+        training = experiment.training.model_copy(update={"seed": experiment.training.seed * 1000 + job.number})
+        found = fit(
+            bags, cohort.endpoint, cohort.target,
+            train=job.train, validation=job.validation, model=experiment.model, training=training,
+        )  # fmt: skip
+        prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=True)
+        rest, _ = predict(found.model, found.task, bags, np.concatenate([job.train, job.validation]))
+    finally:
+        torch.set_num_threads(threads)
+    path = experiment.out / "models" / f"fold-{job.fold}-{job.number}.safetensors"
+    member = Member(
+        job.fold,
+        job.number,
+        len(job.train),
+        len(job.validation),
+        found.best,
+        found.history,
+        path.relative_to(experiment.out),
+    )
+    own = facts | {
+        "aggregator": {"name": experiment.model.aggregator, "options": experiment.model.options},
+        "in_dim": found.model.aggregator.in_dim,
+        "fold": job.fold,
+        "epoch": found.best,
+    }
+    save_bundle(Bundle(found.model, found.task, cohort.endpoint, own), path)
+    return MemberResult(job, member, prediction, rest, attention)
+
+
+def with_threshold(path: Path, thresholds: dict[str, float]) -> None:
+    """Enter cut points, which are known once all models of a fold are fitted, into a bundle."""
+    from wsikit.training.bundle import load_bundle
+
+    bundle = load_bundle(path)
+    save_bundle(replace(bundle, facts=dict(bundle.facts) | {"thresholds": thresholds}), path)

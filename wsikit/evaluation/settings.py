@@ -1,0 +1,147 @@
+"""A cross-validation as a file: what is asked, of which cohort, with which model."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from wsikit.errors import ConfigError
+from wsikit.registry import nearest
+from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
+
+
+class SplitSettings(Strict):
+    """Who is tested when.
+
+    Attributes:
+        folds: How many; each patient is tested in one.
+        seed: Of the shuffling.
+        inner_folds: Models for each fold. Each keeps another part of the fold's other patients apart
+            to watch its training, and their predictions are averaged. With 1 there is one model, and
+            ``validation`` of the patients watch it.
+        validation: That share, where ``inner_folds`` is 1.
+        file: Splits to use instead: ours, CLAM's or Patho-Bench's.
+    """
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    seed: Annotated[int, Field(ge=0)] = 0
+    inner_folds: Annotated[int, Field(ge=1)] = 4
+    validation: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    file: Path | None = None
+
+
+class EvaluationSettings(Strict):
+    """What is measured.
+
+    Attributes:
+        bootstrap: Resamples of patients for every interval.
+        permutations: Relabelled cohorts for the log-rank test.
+        baseline_encoder: Features whose plain mean, in a regularised linear model, is the baseline.
+        heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
+    """
+
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    permutations: Annotated[int, Field(ge=100)] = 2000
+    baseline_encoder: str = "colour"
+    heatmaps: Annotated[int, Field(ge=0)] = 3
+
+
+class Experiment(Strict):
+    """Everything that decides a cross-validation.
+
+    Attributes:
+        cohort: The table.
+        stores: One or several.
+        encoder: Features that the model sees.
+        endpoint: ``kind`` class, survival or continuous, and the columns; see ``wsikit.cohort.endpoints``.
+        missing_slides: Slides of the table that no store has: ``refuse`` or ``exclude``.
+        model: The aggregator.
+        training: The loop.
+        splits: The folds.
+        evaluation: The numbers.
+        name: For the report's title.
+        out: Folder for the results.
+    """
+
+    cohort: Path
+    stores: tuple[Path, ...]
+    encoder: str = "texture"
+    endpoint: dict[str, Any]
+    missing_slides: Literal["refuse", "exclude"] = "refuse"
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    splits: SplitSettings = SplitSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    name: str = ""
+    out: Path = Path("run")
+
+    @field_validator("stores", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
+
+
+def load_experiment(path: str | PathLike[str], *, out: Path | None = None) -> Experiment:
+    """Read a YAML file. Paths in it are relative to the file.
+
+    Raises:
+        ConfigError: No file, bad YAML, an unknown setting (with the nearest known one), a value out of range.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no configuration {path}: expected a YAML file, see 'wsikit crossval --help'")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: not YAML: {e}") from e
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings such as 'cohort: cohort.csv', found {type(values).__name__}")
+    experiment = experiment_from(values, where=str(path))
+    here = path.parent
+    placed = {
+        "cohort": here / experiment.cohort,
+        "stores": tuple(here / s for s in experiment.stores),
+        "out": out or here / experiment.out,
+        "name": experiment.name or path.stem,
+    }
+    if experiment.splits.file is not None:
+        placed["splits"] = experiment.splits.model_copy(update={"file": here / experiment.splits.file})
+    return experiment.model_copy(update=placed)
+
+
+def experiment_from(values: dict[str, Any], *, where: str = "experiment") -> Experiment:
+    """An experiment from plain values.
+
+    Raises:
+        ConfigError: As :func:`load_experiment`.
+    """
+    try:
+        return Experiment(**values)
+    except ValidationError as e:
+        lines = []
+        for problem in e.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                known = _fields(problem["loc"][:-1])
+                lines.append(
+                    f"no setting {name!r}{nearest(str(problem['loc'][-1]), known)} (there are: {', '.join(known)})"
+                )
+            elif problem["type"] == "missing":
+                lines.append(f"setting {name!r} is missing")
+            else:
+                lines.append(f"{name} is {problem['input']!r}: {problem['msg']}")
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+    except TypeError as e:
+        raise ConfigError(f"{where}: {e}") from None
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Experiment
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

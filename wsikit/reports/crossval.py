@@ -1,0 +1,122 @@
+"""``report.html`` of a cross-validation: one file to read, to print and to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsikit.evaluation.result import CrossvalResult
+from wsikit.reports.cases import case_groups
+from wsikit.reports.heatmaps import draw_heatmap
+from wsikit.reports.pictures import main_figure, photo, training_figure
+from wsikit.reports.tables import flat, fold_rows, key_numbers, left_out, metric_table, splits_made
+from wsikit.reports.words import cautions, counted, headline
+from wsikit.store.objects import write_atomic
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ShownCase:
+    """A patient in the report.
+
+    Attributes:
+        patient_id: Its name.
+        slide_id: The slide that is shown.
+        slides: How many the patient has.
+        facts: Name and value of what is said.
+        source: The picture, a data URI.
+        note: Anything about the picture.
+    """
+
+    patient_id: str
+    slide_id: str
+    slides: int
+    facts: tuple[tuple[str, str], ...]
+    source: str
+    note: str
+
+
+def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Path:
+    """Write the report of a cross-validation into ``result.out``.
+
+    ``report.html`` holds everything it shows: it can be sent as it is. Beside it are its figures
+    (``figures/*.png``) and, of the slides it shows, ``heatmaps/<slide_id>.png`` and
+    ``heatmaps/<slide_id>.geojson`` for QuPath. What was there before under these names is replaced.
+
+    Args:
+        result: From :func:`wsikit.evaluation.crossval.crossval`.
+        say: Called with a line of text at each step.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        ConfigError: The attention does not fit the tiles of the stores.
+        StoreError: A store has lost features since.
+
+    Example:
+        >>> write_report(crossval(load_experiment("experiment.yaml")))     # doctest: +SKIP
+        PosixPath('run/report.html')
+    """
+    say("report: figures")
+    figures = result.out / "figures"
+    main, training = main_figure(result, figures), training_figure(result, figures)
+    groups = []
+    for group in case_groups(result):
+        shown = []
+        for case in group.cases:
+            found = draw_heatmap(result.cohort, case.patient, result.attention[case.patient], result.out / "heatmaps")
+            slides = len(result.cohort.slides[case.patient])
+            notes = [found.note] if found.note else []
+            if slides > 1 and found.share:
+                notes.insert(0, f"{100 * found.share:.0f} % of the attention over {slides} slides falls on this one.")
+            shown.append(
+                ShownCase(
+                    result.cohort.patients[case.patient],
+                    found.slide_id,
+                    slides,
+                    case.facts,
+                    photo(found.picture),
+                    " ".join(notes),
+                )  # fmt: skip
+            )
+            say(f"report: heatmap of {found.slide_id}")
+        groups.append((group.title, shown))
+    cohort = result.cohort
+    page = _template("crossval.html").render(
+        title=result.experiment.name or "Cross-validation",
+        model=result.model.name,
+        endpoint=cohort.endpoint.title,
+        headline=headline(result),
+        key_numbers=key_numbers(result),
+        cautions=cautions(result),
+        main=main,
+        metrics=metric_table(result),
+        flow=(counted(cohort.rows, "row"), counted(cohort.n_slides, "slide"), counted(len(cohort), "patient")),
+        left_out=left_out(result),
+        folds=fold_rows(result),
+        splits_hash=result.splits.hash,
+        splits_made=splits_made(result),
+        training=training,
+        groups=[(name, shown) for name, shown in groups if shown],
+        has_attention=any(weights is not None for weights in result.attention),
+        provenance=list(flat(result.manifest)),
+    )
+    path = result.out / "report.html"
+    write_atomic(path, page.encode())
+    say(f"report: {path}")
+    return path
+
+
+def _template(name: str) -> Template:
+    """A template in which everything is escaped: ids and column names are others' text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("wsikit.reports", "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)

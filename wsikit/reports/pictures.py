@@ -1,0 +1,160 @@
+"""The figures of a cross-validation: which one suits the endpoint, written and embedded."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
+from wsikit.evaluation.result import CrossvalResult, Metric
+from wsikit.figures.kaplan_meier import COLOURS, KaplanMeierGroup, draw_kaplan_meier
+from wsikit.figures.overlay import Picture
+from wsikit.figures.roc import RocCurve, draw_roc
+from wsikit.figures.scatter import draw_scatter
+from wsikit.figures.training_curves import TrainingCurve, draw_training_curves
+from wsikit.metrics.auc import roc_auc
+from wsikit.metrics.undefined import UndefinedMetricError
+from wsikit.reports.cases import group_name
+from wsikit.reports.words import interval_text, value_text
+from wsikit.store.objects import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure in the report.
+
+    Attributes:
+        source: A data URI.
+        width_px: At which its text has the size of the report's.
+        alt: What it shows, for those who cannot see it.
+        caption: How to read it.
+    """
+
+    source: str
+    width_px: int
+    alt: str
+    caption: str
+
+
+def main_figure(result: CrossvalResult, folder: Path) -> Shown | None:
+    """The figure of the endpoint, written as ``roc.png``, ``kaplan_meier.png`` or ``scatter.png``.
+
+    None where no fold can be drawn: a ROC curve needs both classes in one fold.
+    """
+    target = result.cohort.target
+    if isinstance(target, ClassTarget):
+        curves = _curves(result, target)
+        if not curves:
+            return None
+        caption = (
+            "Each thin line is a fold, each bold one the mean of the folds. The AUC in the legend is pooled over "
+            "pairs of patients of one fold."
+        )
+        return _shown(draw_roc(curves), folder / "roc.png", "ROC curves", caption)
+    if isinstance(target, SurvivalTarget):
+        return _survival(result, target, folder)
+    assert isinstance(target, ContinuousTarget)
+    title = getattr(result.cohort.endpoint, "column", "value")
+    figure = draw_scatter(target.value, result.model.prediction[:, 0], name=str(title))
+    caption = "Each point is a patient, predicted by models that have not seen them; on the dashed line both are equal."
+    return _shown(figure, folder / "scatter.png", "Predicted against true values", caption)
+
+
+def training_figure(result: CrossvalResult, folder: Path) -> Shown | None:
+    """Losses of every fitted model, written as ``training.png``; None where none has a history."""
+    curves = [
+        TrainingCurve(
+            f"fold {m.fold + 1}", [e.train_loss for e in m.history], [e.validation_loss for e in m.history], m.best
+        )
+        for m in result.members
+        if m.history
+    ]
+    if not curves:
+        return None
+    caption = (
+        "One line for each fitted model. Training losses are the mean over an epoch's steps, with dropout. No "
+        "patient of a fold's test set is in either."
+    )
+    return _shown(draw_training_curves(curves), folder / "training.png", "Training curves", caption)
+
+
+def photo(picture: Picture) -> str:
+    """A picture of a slide as a data URI: JPEG, a tenth of the PNG's size."""
+    import cv2
+
+    good, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    if not good:
+        raise OSError(f"a picture of shape {picture.shape} cannot be encoded")
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+
+
+def _curves(result: CrossvalResult, target: ClassTarget) -> list[RocCurve]:
+    """The model and its baselines; of more than two classes, each against the others."""
+    if len(target.classes) == 2:
+        found = [
+            RocCurve(
+                model.name,
+                model.prediction[:, 1],
+                target.label == 1,
+                result.fold,
+                _auc(model.metrics[0]),
+                thin=not number,
+            )
+            for number, model in enumerate((result.model, *result.baselines))
+            if model.metrics[0].value is not None
+        ]
+        return found[: len(COLOURS)]
+    found = []
+    for number, name in enumerate(target.classes):
+        positive, score = target.label == number, result.model.prediction[:, number]
+        try:
+            auc = roc_auc(score, positive, groups=result.fold)
+        except UndefinedMetricError:
+            continue
+        found.append(RocCurve(f"{name} against the others", score, positive, result.fold, f"AUC {auc:.2f}"))
+    return found[: len(COLOURS)]
+
+
+def _auc(main: Metric) -> str:
+    between = interval_text(main)
+    return f"{main.name} {value_text(main)}" + (f" ({between})" if between else "")
+
+
+def _survival(result: CrossvalResult, target: SurvivalTarget, folder: Path) -> Shown:
+    group, test = result.risk_group, result.log_rank
+    if group is None or len(np.unique(group)) < 2:
+        groups = [KaplanMeierGroup("all patients", target.time, target.event)]
+        note = "all patients are in one risk group" if group is not None else "there are no risk groups"
+    else:
+        groups = [
+            KaplanMeierGroup(group_name(int(g)), target.time[group == g], target.event[group == g])
+            for g in np.unique(group)
+        ]
+        note = "no log-rank test"
+        if test is not None:
+            few = test.p_permutation <= 1 / (1 + test.permutations)
+            p = f"p {'\u2264' if few else '='} {test.p_permutation:.2g}"
+            note = f"log-rank {p} ({test.permutations:,} permutations inside folds)"
+    caption = (
+        "Out-of-fold groups: the cut between low and high risk is the median risk of each fold's training patients, "
+        "so that the tested patients had no part in it. Bands are pointwise 95 % intervals; upright ticks are "
+        "patients last seen without the event."
+    )
+    figure = draw_kaplan_meier(groups, unit=target.unit, note=note)
+    return _shown(figure, folder / "kaplan_meier.png", "Kaplan-Meier curves of the risk groups", caption)
+
+
+def _shown(figure: Figure, path: Path, alt: str, caption: str) -> Shown:
+    written = BytesIO()
+    figure.savefig(written, format="png")
+    write_atomic(path, written.getvalue())
+    source = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return Shown(source, round(float(figure.get_figwidth()) * 92), alt, caption)

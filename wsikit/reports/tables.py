@@ -1,0 +1,215 @@
+"""The report's tables, as plain values that a template lays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsikit.evaluation.result import CrossvalResult, Metric
+from wsikit.reports.words import counted, interval_text, level_text, makeup, value_text
+
+LONGEST = 400
+"""Characters of one value of the manifest that are shown; ``run.json`` has the rest."""
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """One of the large numbers at the top.
+
+    Attributes:
+        value: The number.
+        name: What it is.
+        detail: Below it.
+    """
+
+    value: str
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class MetricCell:
+    """A number of the table of metrics.
+
+    Attributes:
+        value: Rounded, or "not defined", or "" where a model does not have it.
+        interval: ``0.79 to 0.94`` or "".
+        note: Marks of the notes below the table, or "".
+    """
+
+    value: str
+    interval: str
+    note: str
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Metrics of the model and of its baselines.
+
+    Attributes:
+        models: Names, the model first.
+        rows: Of each metric its name and a cell for each model.
+        differences: Of each paired difference its name and its cell.
+        notes: Mark and text of each note.
+        level: Of the intervals: ``95 %``; "" where there are none.
+        draws: Resamples behind each interval.
+    """
+
+    models: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[MetricCell, ...]], ...]
+    differences: tuple[tuple[str, MetricCell], ...]
+    notes: tuple[tuple[str, str], ...]
+    level: str
+    draws: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Slides or patients that one reason left out.
+
+    Attributes:
+        kind: "slide" or "patient".
+        reason: Why.
+        names: Their ids.
+    """
+
+    kind: str
+    reason: str
+    names: tuple[str, ...]
+
+    @property
+    def count(self) -> str:
+        """``3 slides``."""
+        return counted(len(self.names), self.kind)
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """One fold in the table of splits.
+
+    Attributes:
+        name: "1", "2", ...
+        test: Patients that are reported, and their make-up.
+        rest: All other patients of the fold, and their make-up.
+        models: How many were fitted.
+        train: Patients that fitted each ("48", or "48 to 49").
+        validation: Patients that watched each.
+    """
+
+    name: str
+    test: tuple[str, str]
+    rest: tuple[str, str]
+    models: int
+    train: str
+    validation: str
+
+
+def key_numbers(result: CrossvalResult) -> list[KeyNumber]:
+    """The main metric, the gain over the first baseline, patients, slides and models."""
+    main, cohort = result.model.metrics[0], result.cohort
+    between = f"{level_text(main.interval)} interval {interval_text(main)}" if main.interval else main.note
+    found = [KeyNumber(value_text(main) if main.value is not None else "\N{EM DASH}", main.name, between)]
+    for metric, baseline in list(zip(result.differences, result.baselines, strict=True))[:1]:
+        if metric.value is not None:
+            name = f"{main.name} above {baseline.name}"
+            found.append(KeyNumber(value_text(metric, signed=True), name, interval_text(metric, signed=True)))
+    found.append(KeyNumber(f"{len(cohort):,}", "patients", makeup(cohort.target)))
+    many = len(cohort.exclusions)
+    found.append(
+        KeyNumber(f"{cohort.n_slides:,}", "slides", f"{many:,} left out, see below" if many else "none left out")
+    )
+    folds = counted(len(result.splits.folds), "fold")
+    found.append(KeyNumber(f"{len(result.members)}", "models", f"{folds}, each patient tested once"))
+    return found
+
+
+def metric_table(result: CrossvalResult) -> MetricTable:
+    """Every metric of every model, in the order in which the first model that has it names it."""
+    models = (result.model, *result.baselines)
+    names = list(dict.fromkeys(m.name for model in models for m in model.metrics))
+    notes: dict[str, str] = {}
+    rows = []
+    for name in names:
+        found = [next((m for m in model.metrics if m.name == name), None) for model in models]
+        rows.append((name, tuple(_cell(metric, notes) for metric in found)))
+    differences = tuple((metric.name, _cell(metric, notes, signed=True)) for metric in result.differences)
+    intervals = [m.interval for m in result.model.metrics if m.interval is not None]
+    return MetricTable(
+        models=tuple(model.name for model in models),
+        rows=tuple(rows),
+        differences=differences,
+        notes=tuple((mark, text) for text, mark in notes.items()),
+        level=level_text(intervals[0]) if intervals else "",
+        draws=intervals[0].draws if intervals else 0,
+    )
+
+
+def _cell(metric: Metric | None, notes: dict[str, str], *, signed: bool = False) -> MetricCell:
+    if metric is None:
+        return MetricCell("", "", "")
+    mark = ""
+    if metric.note:
+        mark = notes.setdefault(metric.note, chr(ord("a") + len(notes)) if len(notes) < 26 else str(len(notes)))
+    return MetricCell(value_text(metric, signed=signed), interval_text(metric, signed=signed), mark)
+
+
+def left_out(result: CrossvalResult) -> list[LeftOut]:
+    """Exclusions by reason: slides first, the most frequent first."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for exclusion in result.cohort.exclusions:
+        names.setdefault((exclusion.kind, exclusion.reason), []).append(exclusion.name)
+    found = [LeftOut(kind, reason, tuple(ids)) for (kind, reason), ids in names.items()]
+    return sorted(found, key=lambda one: (one.kind != "slide", -len(one.names), one.reason))
+
+
+def fold_rows(result: CrossvalResult) -> list[FoldRow]:
+    """Who was tested, and who fitted and watched the models, fold by fold."""
+    cohort, rows = result.cohort, []
+    for number, fold in enumerate(result.splits.folds):
+        mine = [m for m in result.members if m.fold == number]
+        parts = []
+        for patients in (fold.test, (*fold.train, *fold.validation)):
+            target = cohort.target.take(cohort.index(sorted(patients)))
+            parts.append((f"{len(patients)}", makeup(target)))
+        rows.append(
+            FoldRow(
+                f"{number + 1}",
+                parts[0],
+                parts[1],
+                len(mine),
+                _range([m.train for m in mine]),
+                _range([m.validation for m in mine]),
+            )  # fmt: skip
+        )
+    return rows
+
+
+def _range(counts: list[int]) -> str:
+    if not counts:
+        return "\N{EM DASH}"
+    low, high = int(np.min(counts)), int(np.max(counts))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def splits_made(result: CrossvalResult) -> str:
+    """How the splits came about: ``5 folds, seed 0, ...``, as the splits say it."""
+    return "; ".join(f"{name}: {_plain(value)}" for name, value in result.splits.made.items())
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value as text) of everything in nested settings."""
+    for name, value in values.items():
+        here = f"{above} \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} {name}" if above else str(name)
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, here)
+        else:
+            yield here, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

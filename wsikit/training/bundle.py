@@ -1,0 +1,93 @@
+"""A trained model as one file: weights, and all that has to be known to use them again.
+
+The file is safetensors (no code in it, unlike a pickle) with one JSON text in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from wsikit.aggregators.registry import create_aggregator
+from wsikit.cohort.endpoints import Endpoint, endpoint_from, endpoint_settings
+from wsikit.errors import ConfigError
+from wsikit.tasks.task import Task, create_task
+from wsikit.training.model import SlideModel
+
+FORMAT = "wsikit-bundle"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model, ready to predict.
+
+    Attributes:
+        model: In evaluation mode, on the CPU.
+        task: Turns its outputs into predictions.
+        endpoint: What it predicts.
+        facts: ``aggregator``, ``in_dim``, ``encoder`` (key, card, identity, run), ``configuration`` (how
+            slides are tiled) and its hash, ``thresholds``, ``training`` (splits, fold, epoch), ``versions``.
+    """
+
+    model: SlideModel
+    task: Task
+    endpoint: Endpoint
+    facts: Mapping[str, Any]
+
+
+def save_bundle(bundle: Bundle, path: str | PathLike[str]) -> Path:
+    """Write a bundle; an existing file is replaced as a whole."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = dict(bundle.facts) | {
+        "format": FORMAT,
+        "version": VERSION,
+        "endpoint": endpoint_settings(bundle.endpoint),
+        "task": dict(bundle.task.state()),
+        "outputs": bundle.task.outputs,
+    }
+    tensors = {name: value.contiguous() for name, value in bundle.model.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={"wsikit": json.dumps(facts, allow_nan=False)})
+    part.replace(path)
+    return path
+
+
+def load_bundle(path: str | PathLike[str]) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        ConfigError: No file, not a bundle, or one of a later version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no model {path}: expected a .safetensors bundle, as 'wsikit crossval' writes into models/")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("wsikit")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except SafetensorError as e:
+        raise ConfigError(f"{path}: not a model bundle: {e}") from e
+    facts = json.loads(text) if text else {}
+    if facts.get("format") != FORMAT:
+        raise ConfigError(f"{path}: weights without wsikit's facts; expected a bundle written by wsikit")
+    if facts["version"] != VERSION:
+        raise ConfigError(f"{path}: bundle version {facts['version']}, this wsikit reads {VERSION}; update wsikit")
+    aggregator = create_aggregator(
+        facts["aggregator"]["name"], in_dim=facts["in_dim"], **facts["aggregator"]["options"]
+    )
+    endpoint = endpoint_from(facts["endpoint"])
+    task = create_task(endpoint, state=facts["task"])
+    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy())
+    model.to(tensors["head.weight"].dtype)  # float64 where it was trained so
+    model.load_state_dict(tensors)
+    return Bundle(model.eval(), task, endpoint, facts)
