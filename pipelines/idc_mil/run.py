@@ -1,6 +1,6 @@
 """Cross-validate ABMIL on one prepared folder, and score its attention by the known classes of the tiles.
 
-    python pipelines/idc_mil/run.py idc/
+python pipelines/idc_mil/run.py idc/
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.evaluation.settings import load_experiment
 from wsikit.metrics import roc_auc
-
+from wsikit.reports.crossval import write_report
 
 HERE = Path(__file__).parent
 
@@ -58,7 +58,7 @@ def run(folder: Path, *, everything: bool, workers: int | None) -> None:
             print(f"{model.name}: {m.name} {m.value:.3f}{ends}")
     for m in result.differences:
         print(f"{m.name}: {m.value:+.3f} [{m.interval.low:+.3f}, {m.interval.high:+.3f}]")
-    print(result.out)
+    print(write_report(result))
 
 
 if __name__ == "__main__":

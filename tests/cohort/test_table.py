@@ -195,9 +195,7 @@ def test_features_of_another_encoder_are_not_mixed_in(table, store, make_store, 
     with pytest.raises(ConfigError, match=r"no store has features of encoder 'tot'.*found: \['else-0000', 'toy-0000'"):
         load(table(rows), [store, other], encoder="tot")
     weights = make_store(tmp_path / "weights.zarr", {"t0": 3}, key="toy-1111")
-    with pytest.raises(
-        ConfigError, match=r"different features of that name \(toy-0000 in .*toy-1111 in .*give one key"
-    ):
+    with pytest.raises(ConfigError, match=r"different features of that name .*toy-0000 in .*toy-1111 in .*give"):
         load(table(rows), [store, weights])
     only = load(table(rows), [store, weights], encoder="toy-1111", missing_slides="exclude")
     assert only.patients == ("t0",)

@@ -103,3 +103,14 @@ def test_nothing_overlaps_and_nothing_leaves_the_paper(curves, words, tmp_path):
 def test_what_is_refused(curves, match):
     with pytest.raises(ConfigError, match=match):
         draw_roc(curves)
+
+
+def test_folds_of_some_curves_only():
+    model, other = (RocCurve(name, *folds_of_one_model(i), thin=i == 0) for i, name in enumerate(("$a$ model", "b")))
+    figure = draw_roc([model, other])
+    thin, bold = lines_of(figure)
+    assert (len(thin), len(bold)) == (5, 2)
+    legend = figure.legends[0].texts
+    assert legend[-1].get_text() == "thin: each fold of $a$ model; bold: mean of the folds"
+    assert not legend[0].get_parse_math()
+    assert [t.get_text() for t in draw_roc([other]).legends[0].texts][-1] == "mean of the folds"

@@ -41,7 +41,7 @@ def command(
     from wsikit.cli._show import metrics_table, stdout_console
     from wsikit.evaluation.crossval import crossval
     from wsikit.evaluation.settings import load_experiment
-    from wsikit.reports.crossval_report import write_report
+    from wsikit.reports.crossval import write_report
 
     console = stdout_console()
 

@@ -52,7 +52,7 @@ class Splits:
     @property
     def hash(self) -> str:
         """sha256 of who has which role in which fold, 64 hex digits."""
-        return config_hash([{role: list(getattr(fold, role)) for role in ROLES} for fold in self.folds])
+        return config_hash([{role: sorted(getattr(fold, role)) for role in ROLES} for fold in self.folds])
 
     def test_fold(self, patients: Sequence[str]) -> npt.NDArray[np.int64]:
         """The fold in which each patient is tested, (P,) int64; -1 where in none."""

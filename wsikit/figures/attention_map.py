@@ -13,14 +13,15 @@ from wsikit.figures.tile_map import draw_tile_map, score_colours
 Numbers = npt.NDArray[np.floating[Any]]
 
 SCALE_TITLE = "attention, times the average tile"
-TICKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LEAST = 1 / 64
+"""Lower end of every scale at least: fainter tiles hardly count."""
 
-_GAP, _LEAST_CELL = 24, 320  # px: between the two pictures, and the least width of each with its paper
-_BAR, _WORDS, _PAD, _APART = 14, 62, 22, 44  # px: the bar, its words, beside it for half a label, between two labels
+_GAP, _LEAST_CELL = 20, 380  # px: between the two pictures, and the least width of each with its paper
+_BAR, _WORDS, _PAD, _APART, _TEXT = 18, 74, 28, 58, 20  # px: the bar, its words, beside it, between labels, letters
 
 
 def attention_limits(times_average: Numbers) -> tuple[float, float]:
-    """Ends of the colour scale: the 2 % and the 99.5 % quantile, at least half and twice the average.
+    """Ends of the colour scale: powers of two around the 2 % and the 99.5 % quantile, at least 1/2 and 2.
 
     Fixed ends would show most models as one colour, as attention is spread over a few times the
     average in one and over a thousand times in another. The least span keeps noise around a
@@ -30,7 +31,7 @@ def attention_limits(times_average: Numbers) -> tuple[float, float]:
         times_average: (N,) attention x N.
     """
     low, high = np.quantile(np.asarray(times_average, np.float64), (0.02, 0.995)).tolist()
-    return min(max(low, TICKS[0]), 0.5), max(high, 2.0)
+    return min(float(2 ** np.floor(np.log2(max(low, LEAST)))), 0.5), max(float(2 ** np.ceil(np.log2(high))), 2.0)
 
 
 def attention_positions(times_average: Numbers, limits: tuple[float, float]) -> npt.NDArray[np.float64]:
@@ -75,7 +76,7 @@ def draw_attention_map(
     colours = score_colours(attention_positions(times_average, limits))
     tinted = draw_tile_map(plain, np.asarray(tiles_xywh, np.float64) * factor, colours, opacity=0.65)
     if um_per_px is not None:
-        plain = draw_scale_bar(plain, um_per_px / factor)
+        plain = draw_scale_bar(plain, um_per_px / factor, text_px=_TEXT)
     height, width = plain.shape[:2]
     cell = max(width, _LEAST_CELL)
     paper = np.full((height, 2 * cell + _GAP, 3), 255, np.uint8)
@@ -92,14 +93,15 @@ def _draw_bar(width: int, limits: tuple[float, float]) -> Picture:
     strip = np.full((_BAR + _WORDS, width, 3), 255, np.uint8)
     long = width - 2 * _PAD
     strip[10 : 10 + _BAR, _PAD : _PAD + long] = score_colours((np.arange(long) + 0.5) / long)
-    taken: list[float] = []
-    for value in (1.0, *limits, *(t for t in TICKS if limits[0] < t < limits[1])):
-        x = _PAD + float(attention_positions(np.array([value]), limits)[0]) * (long - 1)
-        if all(abs(x - other) >= _APART for other in taken):
-            taken.append(x)
-            text = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-            strip[10 + _BAR : 14 + _BAR, round(x)] = INK
-            left = x - font_of(14).getlength(text) / 2
-            strip = text_at(strip, (round(left), _BAR + 16), text, 14, INK)
-    left = (width - font_of(15).getlength(SCALE_TITLE)) / 2
-    return text_at(strip, (round(left), _BAR + 36), SCALE_TITLE, 15, INK)
+    labels: list[tuple[float, str]] = []
+    octaves = range(round(np.log2(limits[0])), round(np.log2(limits[1])) + 1)
+    for octave in sorted(octaves, key=lambda o: (o != 0, o not in (octaves[0], octaves[-1]), o)):
+        x = _PAD + float(attention_positions(np.array([2.0**octave]), limits)[0]) * (long - 1)
+        if all(abs(x - other) >= _APART for other, _ in labels):
+            labels.append((x, f"{2**octave}" if octave >= 0 else f"1/{2**-octave}"))
+            strip[10 + _BAR : 15 + _BAR, round(x) - 1 : round(x) + 1] = INK
+    for x, text in labels:
+        left = x - font_of(_TEXT).getlength(text) / 2
+        strip = text_at(strip, (round(left), _BAR + 17), text, _TEXT, INK)
+    left = (width - font_of(_TEXT).getlength(SCALE_TITLE)) / 2
+    return text_at(strip, (max(0, round(left)), _BAR + 43), SCALE_TITLE, _TEXT, INK)

@@ -98,7 +98,7 @@ def _boxes(picture: Picture, tiles_xywh: npt.NDArray[np.float64]) -> Picture:
     return np.asarray(cv2.addWeighted(drawn, weight, picture, 1 - weight, 0), np.uint8)
 
 
-def draw_scale_bar(picture: Picture, um_per_px: float) -> Picture:
+def draw_scale_bar(picture: Picture, um_per_px: float, *, text_px: int = 15) -> Picture:
     """A copy with a bar of a round length at its lower left; ``um_per_px`` is that of the picture."""
     import cv2
 
@@ -110,11 +110,11 @@ def draw_scale_bar(picture: Picture, um_per_px: float) -> Picture:
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
     left, bottom = 14, height - 14
     picture = picture.copy()
-    label_width = round(font_of(15).getlength(text))
-    box = (left - 6, bottom - 30), (left + max(length, label_width) + 6, bottom + 6)
+    label_width = round(font_of(text_px).getlength(text))
+    box = (left - 6, bottom - 15 - text_px), (left + max(length, label_width) + 6, bottom + 6)
     cv2.rectangle(picture, *box, PAPER, cv2.FILLED)
     cv2.rectangle(picture, (left, bottom - 4), (left + length, bottom), INK, cv2.FILLED)
-    return text_at(picture, (left, bottom - 26), text, 15, INK)
+    return text_at(picture, (left, bottom - 11 - text_px), text, text_px, INK)
 
 
 def _captioned(picture: Picture, title: str, lines: Sequence[str], *, ok: bool) -> Picture:

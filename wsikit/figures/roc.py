@@ -108,10 +108,12 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     corner = (_MARGIN / _WIDTH, (below - _AXIS) / height)
-    figure.legend(
+    written = figure.legend(
         handles, labels, loc="upper left", bbox_to_anchor=corner, frameon=False, fontsize=12, handlelength=3.2,
         borderaxespad=0, borderpad=0, labelspacing=0.35,
     )  # fmt: skip
+    for text in written.get_texts():
+        text.set_parse_math(False)  # a "$" in a name is a "$"
     return figure
 
 

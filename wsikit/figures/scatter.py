@@ -70,6 +70,7 @@ def draw_scatter(
     for which, axis in (("True", axes.xaxis), ("Predicted", axes.yaxis)):
         words = wrap_text(f"{which} {name}", inches=_SIDE, points=14)
         axis.set_label_text(words[0] + (" ..." if len(words) > 1 else ""), fontsize=14, color=INK)
+        axis.label.set_parse_math(False)  # a "$" in a name is a "$"
     axes.locator_params(nbins=6)
     axes.tick_params(labelsize=12.5, color=GREY, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -71,7 +71,7 @@ def draw_training_curves(curves: Sequence[TrainingCurve], *, name: str = "loss")
     across = min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
     left, right, above, below = 0.85, 0.2, 0.75, 0.7
-    width = max(left + across * _SIDE[0] + (across - 1) * _ROOM[0] + right, 6.0)
+    width = max(left + across * _SIDE[0] + (across - 1) * _ROOM[0] + right, 7.0)  # the legend needs as much
     height = above + down * _SIDE[1] + (down - 1) * _ROOM[1] + below
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)

@@ -88,17 +88,17 @@ def _facts(result: CrossvalResult, patient: int) -> tuple[tuple[str, str], ...]:
     prediction, target, fold = result.model.prediction, result.cohort.target, int(result.fold[patient])
     where = ("Fold", f"{fold + 1}")
     if isinstance(target, ClassTarget):
-        chosen = int(prediction[patient].argmax())
         label = int(target.label[patient])
-        facts = [
-            ("True", target.classes[label]),
-            ("Predicted", f"{target.classes[chosen]} ({prediction[patient, chosen]:.2f})"),
-        ]
-        if chosen != label:
-            facts.append(("Probability of the true class", f"{prediction[patient, label]:.2f}"))
+        truth = ("True", target.classes[label])
         if result.threshold is not None:
-            called = prediction[patient, 1] > result.threshold[patient]
-            facts.append(("At the fold's threshold", target.classes[int(called)]))
+            cut, probability = float(result.threshold[patient]), float(prediction[patient, 1])
+            called = target.classes[int(probability > cut)]
+            of = f"Probability of {target.classes[1]}"
+            return truth, ("Predicted", called), (of, f"{probability:.2f}, threshold {cut:.2f}"), where
+        chosen = int(prediction[patient].argmax())
+        facts = [truth, ("Predicted", f"{target.classes[chosen]}, probability {prediction[patient, chosen]:.2f}")]
+        if chosen != label:
+            facts.append(("Of the true class", f"{prediction[patient, label]:.2f}"))
         return (*facts, where)
     if isinstance(target, SurvivalTarget):
         time = target.time[patient]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.reports.cases import case_groups
-from wsikit.reports.heatmaps import draw_heatmap
-from wsikit.reports.pictures import main_figure, photo, training_figure
+from wsikit.reports.heatmap import draw_heatmap, encoded
+from wsikit.reports.pictures import data_uri, main_figure, training_figure
 from wsikit.reports.tables import flat, fold_rows, key_numbers, left_out, metric_table, splits_made
 from wsikit.reports.words import cautions, counted, headline
 from wsikit.store.objects import write_atomic
@@ -28,7 +28,6 @@ class ShownCase:
     Attributes:
         patient_id: Its name.
         slide_id: The slide that is shown.
-        slides: How many the patient has.
         facts: Name and value of what is said.
         source: The picture, a data URI.
         note: Anything about the picture.
@@ -36,7 +35,6 @@ class ShownCase:
 
     patient_id: str
     slide_id: str
-    slides: int
     facts: tuple[tuple[str, str], ...]
     source: str
     note: str
@@ -47,7 +45,8 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
 
     ``report.html`` holds everything it shows: it can be sent as it is. Beside it are its figures
     (``figures/*.png``) and, of the slides it shows, ``heatmaps/<slide_id>.png`` and
-    ``heatmaps/<slide_id>.geojson`` for QuPath. What was there before under these names is replaced.
+    ``heatmaps/<slide_id>.geojson`` for QuPath. Those of an earlier run are
+    replaced.
 
     Args:
         result: From :func:`wsikit.evaluation.crossval.crossval`.
@@ -65,30 +64,32 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
         PosixPath('run/report.html')
     """
     say("report: figures")
-    figures = result.out / "figures"
+    cohort, figures, heatmaps = result.cohort, result.out / "figures", result.out / "heatmaps"
     main, training = main_figure(result, figures), training_figure(result, figures)
+    for old in [*heatmaps.glob("*.png"), *heatmaps.glob("*.geojson")]:  # of an earlier run that chose other slides
+        old.unlink()
     groups = []
     for group in case_groups(result):
         shown = []
         for case in group.cases:
-            found = draw_heatmap(result.cohort, case.patient, result.attention[case.patient], result.out / "heatmaps")
-            slides = len(result.cohort.slides[case.patient])
+            mine = cohort.slides[case.patient]
+            found = draw_heatmap(mine, result.attention[case.patient], heatmaps, encoder=cohort.encoder)
             notes = [found.note] if found.note else []
-            if slides > 1 and found.share:
-                notes.insert(0, f"{100 * found.share:.0f} % of the attention over {slides} slides falls on this one.")
+            if len(mine) > 1 and found.share:
+                notes.insert(
+                    0, f"{100 * found.share:.0f} % of the attention over {len(mine)} slides falls on this one."
+                )
             shown.append(
                 ShownCase(
-                    result.cohort.patients[case.patient],
+                    cohort.patients[case.patient],
                     found.slide_id,
-                    slides,
                     case.facts,
-                    photo(found.picture),
+                    data_uri(encoded(found.picture, ".jpg"), "jpeg"),
                     " ".join(notes),
-                )  # fmt: skip
+                )
             )
             say(f"report: heatmap of {found.slide_id}")
         groups.append((group.title, shown))
-    cohort = result.cohort
     page = _template("crossval.html").render(
         title=result.experiment.name or "Cross-validation",
         model=result.model.name,

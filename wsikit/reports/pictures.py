@@ -13,7 +13,6 @@ import numpy as np
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
 from wsikit.evaluation.result import CrossvalResult, Metric
 from wsikit.figures.kaplan_meier import COLOURS, KaplanMeierGroup, draw_kaplan_meier
-from wsikit.figures.overlay import Picture
 from wsikit.figures.roc import RocCurve, draw_roc
 from wsikit.figures.scatter import draw_scatter
 from wsikit.figures.training_curves import TrainingCurve, draw_training_curves
@@ -25,6 +24,9 @@ from wsikit.store.objects import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+CUT = "groups are cut at the median risk of each fold's training patients"
 
 
 @dataclass(frozen=True)
@@ -80,25 +82,22 @@ def training_figure(result: CrossvalResult, folder: Path) -> Shown | None:
     if not curves:
         return None
     caption = (
-        "One line for each fitted model. Training losses are the mean over an epoch's steps, with dropout. No "
-        "patient of a fold's test set is in either."
+        "One line for each fitted model. The training loss is the mean over an epoch's steps, the validation loss that "
+        "after it. No tested patient is in either."
     )
     return _shown(draw_training_curves(curves), folder / "training.png", "Training curves", caption)
 
 
-def photo(picture: Picture) -> str:
-    """A picture of a slide as a data URI: JPEG, a tenth of the PNG's size."""
-    import cv2
-
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    if not good:
-        raise OSError(f"a picture of shape {picture.shape} cannot be encoded")
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+def data_uri(content: bytes, kind: str) -> str:
+    """A picture inside the page; ``kind`` is png or jpeg."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _curves(result: CrossvalResult, target: ClassTarget) -> list[RocCurve]:
-    """The model and its baselines; of more than two classes, each against the others."""
+    """The model and its baselines; of more than two classes, each against the others; none where no fold has a pair."""
     if len(target.classes) == 2:
+        if not any(len(np.unique(target.label[result.fold == number])) == 2 for number in np.unique(result.fold)):
+            return []
         found = [
             RocCurve(
                 model.name,
@@ -109,7 +108,6 @@ def _curves(result: CrossvalResult, target: ClassTarget) -> list[RocCurve]:
                 thin=not number,
             )
             for number, model in enumerate((result.model, *result.baselines))
-            if model.metrics[0].value is not None
         ]
         return found[: len(COLOURS)]
     found = []
@@ -119,7 +117,7 @@ def _curves(result: CrossvalResult, target: ClassTarget) -> list[RocCurve]:
             auc = roc_auc(score, positive, groups=result.fold)
         except UndefinedMetricError:
             continue
-        found.append(RocCurve(f"{name} against the others", score, positive, result.fold, f"AUC {auc:.2f}"))
+        found.append(RocCurve(f"class {name} against the others", score, positive, result.fold, f"AUC {auc:.2f}"))
     return found[: len(COLOURS)]
 
 
@@ -138,15 +136,16 @@ def _survival(result: CrossvalResult, target: SurvivalTarget, folder: Path) -> S
             KaplanMeierGroup(group_name(int(g)), target.time[group == g], target.event[group == g])
             for g in np.unique(group)
         ]
-        note = "no log-rank test"
+        note = CUT
         if test is not None:
             few = test.p_permutation <= 1 / (1 + test.permutations)
-            p = f"p {'\u2264' if few else '='} {test.p_permutation:.2g}"
-            note = f"log-rank {p} ({test.permutations:,} permutations inside folds)"
+            sign = "\N{LESS-THAN OR EQUAL TO}" if few else "="
+            note = (
+                f"log-rank p {sign} {test.p_permutation:.2g} ({test.permutations:,} permutations inside folds); {CUT}"
+            )
     caption = (
-        "Out-of-fold groups: the cut between low and high risk is the median risk of each fold's training patients, "
-        "so that the tested patients had no part in it. Bands are pointwise 95 % intervals; upright ticks are "
-        "patients last seen without the event."
+        "The tested patients had no part in the cut between low and high risk. Bands are pointwise 95 % "
+        "intervals; upright ticks are patients last seen without the event."
     )
     figure = draw_kaplan_meier(groups, unit=target.unit, note=note)
     return _shown(figure, folder / "kaplan_meier.png", "Kaplan-Meier curves of the risk groups", caption)
@@ -156,5 +155,4 @@ def _shown(figure: Figure, path: Path, alt: str, caption: str) -> Shown:
     written = BytesIO()
     figure.savefig(written, format="png")
     write_atomic(path, written.getvalue())
-    source = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-    return Shown(source, round(float(figure.get_figwidth()) * 92), alt, caption)
+    return Shown(data_uri(written.getvalue(), "png"), round(float(figure.get_figwidth()) * 92), alt, caption)

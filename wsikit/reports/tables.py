@@ -113,12 +113,11 @@ def key_numbers(result: CrossvalResult) -> list[KeyNumber]:
     main, cohort = result.model.metrics[0], result.cohort
     between = f"{level_text(main.interval)} interval {interval_text(main)}" if main.interval else main.note
     found = [KeyNumber(value_text(main) if main.value is not None else "\N{EM DASH}", main.name, between)]
-    for metric, baseline in list(zip(result.differences, result.baselines, strict=True))[:1]:
+    for metric in result.differences[:1]:
         if metric.value is not None:
-            name = f"{main.name} above {baseline.name}"
-            found.append(KeyNumber(value_text(metric, signed=True), name, interval_text(metric, signed=True)))
+            found.append(KeyNumber(value_text(metric, signed=True), metric.name, interval_text(metric, signed=True)))
     found.append(KeyNumber(f"{len(cohort):,}", "patients", makeup(cohort.target)))
-    many = len(cohort.exclusions)
+    many = sum(exclusion.kind == "slide" for exclusion in cohort.exclusions)
     found.append(
         KeyNumber(f"{cohort.n_slides:,}", "slides", f"{many:,} left out, see below" if many else "none left out")
     )
@@ -183,7 +182,7 @@ def fold_rows(result: CrossvalResult) -> list[FoldRow]:
                 len(mine),
                 _range([m.train for m in mine]),
                 _range([m.validation for m in mine]),
-            )  # fmt: skip
+            )
         )
     return rows
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
+from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
 from wsikit.evaluation.bootstrap import Interval
 from wsikit.evaluation.result import CrossvalResult, Metric
 
@@ -24,10 +24,10 @@ ALWAYS = (
 
 
 def decimals_of(values: Sequence[float]) -> int:
-    """Decimals that show numbers of this size: two for AUCs, more where all are small, none in the hundreds."""
+    """Decimals that show numbers of this size: two for AUCs, more where all are small, fewer from ten on."""
     largest = max((abs(v) for v in values if np.isfinite(v)), default=0.0)
-    if largest >= 100:
-        return 0
+    if largest >= 10:
+        return 1 if largest < 100 else 0
     if largest >= 0.095 or largest == 0:
         return 2
     return min(6, 1 - int(np.floor(np.log10(largest))))
@@ -66,12 +66,12 @@ def headline(result: CrossvalResult) -> str:
     main = result.model.metrics[0]
     patients = counted(len(result.cohort), "patient")
     if main.value is None:
-        return f"{main.name} is not defined over {patients}: {main.note}."
+        return f"{_capital(main.name)} is not defined over {patients}: {main.note}."
     between = ""
     if main.interval is not None:
         between = f" ({level_text(main.interval)} interval {interval_text(main)})"
     beside = [f"{b.name} alone {value_text(b.metrics[0])}" for b in result.baselines]
-    return f"{main.name} {value_text(main)}{between} over {patients}" + "; ".join(["", *beside]) + "."
+    return f"{_capital(main.name)} {value_text(main)}{between} over {patients}" + "; ".join(["", *beside]) + "."
 
 
 def counted(n: int, singular: str) -> str:
@@ -82,12 +82,20 @@ def counted(n: int, singular: str) -> str:
 def cautions(result: CrossvalResult) -> list[str]:
     """What a careful reader has to be told: first what is particular to this run."""
     found = list(result.notes)
+    main = result.model.metrics[0]
+    chance = 0.0 if isinstance(result.cohort.target, ContinuousTarget) else 0.5
+    if main.interval is not None and main.interval.low <= chance:
+        found.append(
+            f"The interval of {main.name}, {interval_text(main)}, includes {chance:g}: guessing is not ruled out."
+        )
     for metric, baseline in zip(result.differences, result.baselines, strict=True):
-        if metric.interval is not None and metric.interval.low <= 0:
-            found.append(
-                f"The advantage over {baseline.name} is not established: its interval, {interval_text(metric)}, "
-                "includes no difference."
-            )
+        if metric.value is None or metric.interval is None or metric.interval.low > 0:
+            continue
+        seen = f"{value_text(metric, signed=True)}, interval {interval_text(metric, signed=True)}"
+        if metric.value <= 0:
+            found.append(f"It is not better than {baseline.name}: the difference is {seen}.")
+        else:
+            found.append(f"The advantage over {baseline.name} is not established: it is {seen}.")
     metrics = [m for model in (result.model, *result.baselines) for m in model.metrics]
     failed = [m for m in metrics if m.interval is not None and m.interval.failed > 0.02 * m.interval.draws]
     if failed:
@@ -100,11 +108,15 @@ def makeup(target: Target) -> str:
     """Who the patients are: counts of classes, events, or the mean."""
     if isinstance(target, ClassTarget):
         counts = np.bincount(target.label, minlength=len(target.classes)).tolist()
-        return ", ".join(f"{n} \N{MULTIPLICATION SIGN} {name}" for n, name in zip(counts, target.classes, strict=True))
+        return ", ".join(f"{name}: {n}" for n, name in zip(counts, target.classes, strict=True))
     if isinstance(target, SurvivalTarget):
         return counted(int(target.event.sum()), "event")
     mean = float(target.value.mean()) if len(target) else float("nan")
     return f"mean {number_text(mean, decimals_of([mean]))}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _ends(interval: Interval | None) -> tuple[float, ...]:

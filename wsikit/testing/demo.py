@@ -17,7 +17,7 @@ from wsikit.evaluation.settings import load_experiment
 from wsikit.extract.run import Progress, RunReport, extract_features
 from wsikit.figures.tile_map import draw_tile_map, feature_colours, score_colours
 from wsikit.metrics import roc_auc
-from wsikit.reports.crossval_report import write_report
+from wsikit.reports.crossval import write_report
 from wsikit.slides.open import open_slide
 from wsikit.slides.tiling import TilingSpec
 from wsikit.store.reader import FeatureStore, open_store

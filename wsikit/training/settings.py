@@ -42,8 +42,8 @@ class TrainingSettings(Strict):
         tile_dropout: Share of a training bag's tiles left out of each step, at random.
         max_step_tiles: Tiles on the device at once; a larger step is taken in parts, with the same gradient.
         clip: Largest norm of the gradient.
-        scaling: How features are brought to one scale over the training patients' tiles: ``whiten``,
-            ``standardise`` or ``none``.
+        scaling: How features are brought to one scale, fitted on the training patients: ``patients``,
+            ``standardise``, ``whiten`` or ``none``; see ``wsikit.training.scaling``.
         device: As torch names it, or ``auto``.
         precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
         seed: Of weights, order and dropout.
@@ -59,7 +59,7 @@ class TrainingSettings(Strict):
     tile_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     max_step_tiles: Annotated[int, Field(ge=1)] = 200_000
     clip: Annotated[float, Field(gt=0)] = 1.0
-    scaling: Scaling = "standardise"
+    scaling: Scaling = "patients"
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     seed: Annotated[int, Field(ge=0)] = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.cohort.table import Cohort, CohortSlide
+from wsikit.cohort.table import CohortSlide
 from wsikit.errors import ConfigError, WsikitError
-from wsikit.extract.pictures import save
 from wsikit.figures.attention_map import attention_limits, draw_attention_map
 from wsikit.figures.overlay import LEAST_SIDE_PX, Picture, draw_overlay
 from wsikit.reports.tile_geojson import write_tile_geojson
 from wsikit.slides.open import open_slide
 from wsikit.store import format as fmt
+from wsikit.store.objects import write_atomic
 
-THUMBNAIL_PX = 720
+THUMBNAIL_PX = 600
 """Longer side of a slide in a heatmap."""
 
 CANVAS = (236, 236, 236)
@@ -69,28 +69,54 @@ class Heatmap:
     note: str
 
 
-def patient_tiles(cohort: Cohort, patient: int, attention: Weights | None) -> list[SlideTiles]:
-    """A patient's attention taken apart by slide.
+def write_heatmaps(
+    slides: Sequence[CohortSlide], attention: Weights, folder: Path, *, encoder: str | None = None
+) -> list[Heatmap]:
+    """Draw the attention over every slide of a patient, all on one scale.
 
     Args:
-        cohort: Whose patient.
-        patient: Position.
-        attention: (N,) over the bag, slide after slide as :class:`wsikit.cohort.bags.Bags` lays them; or None.
+        slides: Of the patient, in the order of the bag.
+        attention: (N,) over the bag, slide after slide as :class:`wsikit.cohort.bags.Bags` lays them.
+        folder: Gets ``<slide_id>.png`` and ``<slide_id>.geojson``.
+        encoder: Key of the features that the bag is made of; default: the one that has as many tiles.
 
     Raises:
-        ConfigError: As many weights as tiles are expected.
+        ConfigError: Other than N tiles, or features with different tiles that all number N.
+
+    Example:
+        >>> write_heatmaps(cohort.slides[0], result.attention[0], Path("heatmaps"))     # doctest: +SKIP
+    """
+    parts = split_attention(slides, attention, encoder=encoder or _encoder_of(slides, len(attention)))
+    return [_draw(part, _limits(parts), folder) for part in parts]
+
+
+def draw_heatmap(slides: Sequence[CohortSlide], attention: Weights | None, folder: Path, *, encoder: str) -> Heatmap:
+    """Draw that slide of a patient which most of the attention falls on, and write it and its GeoJSON.
+
+    Without attention the first slide is drawn as it is, and nothing is written. Arguments and errors
+    are those of :func:`write_heatmaps`.
+    """
+    parts = split_attention(slides, attention, encoder=encoder)
+    return _draw(max(parts, key=lambda part: part.share), _limits(parts), folder)
+
+
+def split_attention(slides: Sequence[CohortSlide], attention: Weights | None, *, encoder: str) -> list[SlideTiles]:
+    """A patient's attention taken apart by slide.
+
+    Raises:
+        ConfigError: Not as many weights as the slides have tiles.
     """
     parts = []
-    for slide in cohort.slides[patient]:
-        usable = slide.store.status(slide.slide_id, encoder=cohort.encoder) == fmt.OK
+    for slide in slides:
+        usable = slide.store.status(slide.slide_id, encoder=encoder) == fmt.OK
         parts.append((slide, slide.store.slide(slide.slide_id), slide.store.coords(slide.slide_id)[usable]))
-    ends = np.cumsum([len(coords) for _, _, coords in parts])
     if attention is None:
         return [SlideTiles(slide, facts, coords, None, None) for slide, facts, coords in parts]
+    ends = np.cumsum([len(coords) for _, _, coords in parts])
     if len(attention) != ends[-1]:
         raise ConfigError(
-            f"patient {cohort.patients[patient]!r}: {len(attention)} attention weights for {ends[-1]} tiles; "
-            "the stores have changed since the models were fitted"
+            f"slides {[slide.slide_id for slide in slides]}: {len(attention)} attention weights for {ends[-1]} tiles; "
+            "the stores have changed since the models were fitted, or these are other slides"
         )
     weights = np.split(np.asarray(attention), ends[:-1])
     return [
@@ -99,22 +125,30 @@ def patient_tiles(cohort: Cohort, patient: int, attention: Weights | None) -> li
     ]
 
 
-def draw_heatmap(cohort: Cohort, patient: int, attention: Weights | None, folder: Path) -> Heatmap:
-    """Draw the slide of a patient that most of the attention falls on, and write it and its GeoJSON.
+def _encoder_of(slides: Sequence[CohortSlide], tiles: int) -> str:
+    """The features that have so many tiles; several of them only where they have the same ones."""
+    shared = set.intersection(*(set(slide.store.keys(slide.slide_id)) for slide in slides))
+    found: dict[str, bytes] = {}
+    for key in sorted(shared):
+        if all(slide.store.finished(slide.slide_id, key) for slide in slides):
+            status = np.concatenate([slide.store.status(slide.slide_id, encoder=key) for slide in slides])
+            if int((status == fmt.OK).sum()) == tiles:
+                found[key] = (status == fmt.OK).tobytes()
+    if len(set(found.values())) != 1:
+        raise ConfigError(
+            f"slides {[slide.slide_id for slide in slides]}: {tiles} attention weights; "
+            f"{len(found)} of the features {sorted(shared)} have so many tiles; give the encoder's key"
+        )
+    return next(iter(found))
 
-    Without attention the first slide is drawn as it is, and nothing is written.
 
-    Args:
-        cohort: Whose patient.
-        patient: Position.
-        attention: (N,) over the bag, or None.
-        folder: Gets ``<slide_id>.png`` and ``<slide_id>.geojson``.
+def _limits(parts: Sequence[SlideTiles]) -> tuple[float, float] | None:
+    """Ends of one colour scale for all slides of a patient."""
+    every = [part.times_average for part in parts if part.times_average is not None]
+    return attention_limits(np.concatenate(every)) if every else None
 
-    Raises:
-        ConfigError: The attention does not belong to the bag.
-    """
-    parts = patient_tiles(cohort, patient, attention)
-    tiles = max(parts, key=lambda part: part.share)
+
+def _draw(tiles: SlideTiles, limits: tuple[float, float] | None, folder: Path) -> Heatmap:
     slide_id, facts = tiles.slide.slide_id, tiles.facts
     rgb, note = _thumbnail(tiles)
     scale = np.array([rgb.shape[1], rgb.shape[0]]) / np.array(facts["size_level0_px"])  # thumbnail px per level-0 px
@@ -124,13 +158,22 @@ def draw_heatmap(cohort: Cohort, patient: int, attention: Weights | None, folder
     if tiles.attention is None or tiles.times_average is None:
         picture = draw_overlay(rgb, None, boxes if note else None, um_per_px=um_per_px)
         return Heatmap(slide_id, picture, 0.0, note)
-    every = np.concatenate([part.times_average for part in parts if part.times_average is not None])
-    limits = attention_limits(every)
     picture = draw_attention_map(rgb, boxes, tiles.times_average, limits=limits, um_per_px=um_per_px)
-    save(folder / f"{slide_id}.png", picture)
+    write_atomic(folder / f"{slide_id}.png", encoded(picture, ".png"))
     corner = (float(size[0]), float(size[1]))
     write_tile_geojson(folder / f"{slide_id}.geojson", tiles.coords, corner, tiles.attention, tiles.times_average)
     return Heatmap(slide_id, picture, tiles.share, note)
+
+
+def encoded(picture: Picture, suffix: str) -> bytes:
+    """A picture as the bytes of a file: ``.png``, or ``.jpg``, a tenth of that for a photograph."""
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, 88] if suffix == ".jpg" else []
+    good, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not good:
+        raise OSError(f"a picture of shape {picture.shape} cannot be encoded as {suffix}")
+    return bytes(data)
 
 
 def _thumbnail(tiles: SlideTiles) -> tuple[Picture, str]:
