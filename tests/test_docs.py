@@ -1,6 +1,7 @@
 """Every code block of README.md and docs/ runs: page by page, in order, as a script, in an empty folder.
 
-In the folder is ``slides/`` with two small slides, ``a.svs`` and ``b.svs``; ``wsikit`` is on the path.
+In the folder is ``slides/`` with two small slides, ``a.svs`` and ``b.svs``; ``wsikit`` is on the path. A page that
+names ``study/`` finds a planted cohort there: ``cohort.csv``, ``slides/`` and ``features.zarr``.
 
 - ``python`` and ``bash`` blocks run; the Python blocks of one page share their names.
 - ``pycon`` blocks run as doctests: what they print is compared.
@@ -21,6 +22,9 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+
+import wsikit as wk
+from wsikit.testing import plant_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -87,12 +91,28 @@ def runnable(page: Path) -> bool:
     return any(language in RUN and not rest.startswith("no-run") for language, rest, _, _ in found)
 
 
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A planted cohort of 24 patients: a slide of each, the table, and features of two encoders."""
+    folder = tmp_path_factory.mktemp("study")
+    plant_cohort(folder, patients=24, size_px=768, seed=0, processes=2)
+    shutil.rmtree(folder / "truth")
+    spec = wk.TilingSpec(tile_px=128, target_mpp=0.5)
+    for encoder in ("texture", "colour"):
+        assert wk.extract_features(
+            folder / "slides", out=folder / "features.zarr", encoder=encoder, spec=spec, workers=2
+        ).ok
+    return folder
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_code_of_page_runs(page: Path, two_slides: Path, tmp_path: Path) -> None:
+def test_code_of_page_runs(page: Path, two_slides: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     text = page.read_text(encoding="utf-8")
     if "_bash(" in script_of(text).partition("\n")[2] and shutil.which("bash") is None:
         pytest.skip("no bash on this machine")
     shutil.copytree(two_slides, tmp_path / "slides")
+    if "study/" in script_of(text):
+        shutil.copytree(request.getfixturevalue("study"), tmp_path / "study")
     done = run_page(text, tmp_path)
     assert done.returncode == 0, f"{page.relative_to(ROOT)} (page.py has the page's line numbers):\n{done.stdout}"
 

@@ -37,13 +37,16 @@ def _components(train: npt.NDArray[np.floating], test: npt.NDArray[np.floating])
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
+    if not np.ptp(train, axis=0).any():  # as the number of tiles, where slides give equally many
+        return np.zeros((len(train), 1)), np.zeros((len(test), 1))
     scaler = StandardScaler().fit(train)
     a, b = scaler.transform(train), scaler.transform(test)
     few = min(COMPONENTS, a.shape[1], len(a) - 1)
     pca = PCA(few, svd_solver="full").fit(a)
     a, b = pca.transform(a), pca.transform(b)
-    spread = np.maximum(a.std(0), 1e-9)
-    return np.asarray(a / spread, np.float64), np.asarray(b / spread, np.float64)
+    spread = a.std(0)
+    real = spread > 1e-6 * spread.max()  # the others are rounding errors, and would be blown up to size 1
+    return np.asarray(a[:, real] / spread[real], np.float64), np.asarray(b[:, real] / spread[real], np.float64)
 
 
 def _predict(x: Values, target: Target, asked: Values) -> Values:
@@ -55,6 +58,8 @@ def _predict(x: Values, target: Target, asked: Values) -> Values:
         out[:, model.classes_] = model.predict_proba(asked)
         return out
     if isinstance(target, SurvivalTarget):
+        if not x.any():
+            return np.zeros((len(asked), 1))
         import pandas as pd
         from lifelines import CoxPHFitter
 

@@ -17,6 +17,7 @@ from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarge
 from wsikit.cohort.split_files import load_splits
 from wsikit.cohort.splits import Splits, check_splits, describe, make_splits, save_splits, within
 from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.errors import ConfigError
 from wsikit.evaluation.baselines import baseline_predictions
 from wsikit.evaluation.manifest import build_manifest
 from wsikit.evaluation.members import MemberResult, fit_members, plan_members, with_threshold
@@ -24,6 +25,7 @@ from wsikit.evaluation.result import CrossvalResult, ModelResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
+from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.tasks.task import Task, Values, create_task
 
 Say = Callable[[str], None]
@@ -88,20 +90,20 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
         "versions": manifest["versions"],
         "thresholds": {},
     }
-    count = max(1, workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    members = fit_members(experiment, cohort, jobs, facts=facts, workers=min(count, len(jobs)), done=told)
+    count = min(workers or _cores(), len(jobs))
+    members = fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
     task = create_task(endpoint, cohort.target)
     prediction, attention = _average(members, len(cohort), len(task.columns))
 
     say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
     threshold = _thresholds(members, cohort.target, fold, out)
-    groups, test = _groups(members, prediction, cohort.target, fold, experiment, out)
+    notes = _notes(prediction, fold, cohort)
+    groups, test = _groups(members, prediction, cohort.target, fold, experiment, notes)
     settings = experiment.evaluation
     name = f"{experiment.model.aggregator} on {experiment.encoder}"
     model = ModelResult(
         name, prediction, metrics_of(task, prediction, cohort.target, fold, settings, threshold=threshold)
     )
-    notes = _notes(prediction, fold, cohort)
     baselines = _baselines(experiment, cohort, sizes, task, fold, notes)
     others = [(b.name, b.prediction) for b in baselines]
     result = CrossvalResult(
@@ -123,6 +125,13 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     )
     _write(result)
     return result
+
+
+def _cores() -> int:
+    """Cores that this process may use; not every system can say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _splits(experiment: Experiment, cohort: Cohort) -> Splits:
@@ -190,25 +199,36 @@ def _groups(
     target: Target,
     fold: npt.NDArray[np.int64],
     experiment: Experiment,
-    out: Path,
+    notes: list[str],
 ) -> tuple[npt.NDArray[np.int64] | None, LogRank | None]:
-    """Low and high risk by the median of the training folds' risks, and the test of the two."""
+    """Low and high risk by the median of the training folds' risks, and the test of the two.
+
+    Where a fold's model has collapsed there is no such cut, and a note takes the groups' place: hours
+    of fitting are not thrown away for a figure.
+    """
     if not isinstance(target, SurvivalTarget):
         return None, None
     cuts = {}
     for number in np.unique(fold):
-        mine = [m for m in members if m.job.fold == number]
         risk: dict[int, list[float]] = {}
-        for m in mine:
-            for row, value in zip(np.concatenate([m.job.train, m.job.validation]).tolist(), m.rest[:, 0], strict=True):
-                risk.setdefault(row, []).append(float(value))
-        cuts[int(number)] = training_cuts([float(np.mean(values)) for values in risk.values()])
-        for m in mine:
-            with_threshold(out / m.member.bundle, {"log_risk": float(cuts[int(number)][0])})
+        for m in members:
+            if m.job.fold == number:
+                rows = np.concatenate([m.job.train, m.job.validation]).tolist()
+                for row, value in zip(rows, m.rest[:, 0].tolist(), strict=True):
+                    risk.setdefault(row, []).append(value)
+        try:
+            cuts[int(number)] = training_cuts([float(np.mean(values)) for values in risk.values()])
+        except ConfigError as e:
+            notes.append(f"No risk groups: fold {number + 1}: {e}.")
+            return None, None
+    for m in members:
+        with_threshold(experiment.out / m.member.bundle, {"log_risk": float(cuts[m.job.fold][0])})
     groups = risk_groups(prediction[:, 0], fold, cuts)
-    if len(np.unique(groups)) < 2:
+    try:
+        test = log_rank(target.time, target.event, groups, fold=fold, permutations=experiment.evaluation.permutations)
+    except UndefinedMetricError as e:
+        notes.append(f"No log-rank test: {e}.")
         return groups, None
-    test = log_rank(target.time, target.event, groups, fold=fold, permutations=experiment.evaluation.permutations)
     return groups, test
 
 
@@ -263,7 +283,7 @@ def _write(result: CrossvalResult) -> None:
     """``predictions.csv``, ``metrics.csv``, ``history.csv`` and ``run.json``."""
     out, cohort = result.out, result.cohort
     truth = _truth_columns(cohort.target)
-    with (out / "predictions.csv").open("w", newline="") as file:
+    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         extra = [n for n, v in (("threshold", result.threshold), ("risk_group", result.risk_group)) if v is not None]
         writer.writerow(["patient_id", "fold", *truth, *result.columns, *extra])
@@ -271,7 +291,7 @@ def _write(result: CrossvalResult) -> None:
             more = [v[i] for v in (result.threshold, result.risk_group) if v is not None]
             numbers = [repr(float(v)) for v in result.model.prediction[i]]
             writer.writerow([patient, result.fold[i], *(column[i] for column in truth.values()), *numbers, *more])
-    with (out / "metrics.csv").open("w", newline="") as file:
+    with (out / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "metric", "value", "low", "high", "level", "draws", "failed", "note"])
         tables = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
@@ -280,7 +300,7 @@ def _write(result: CrossvalResult) -> None:
                 of = m.interval
                 ends = [of.low, of.high, of.level, of.draws, of.failed] if of else [""] * 5
                 writer.writerow([name, m.name, "" if m.value is None else m.value, *ends, m.note])
-    with (out / "history.csv").open("w", newline="") as file:
+    with (out / "history.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
         writer.writerow(["fold", "model", "epoch", *names])

@@ -244,7 +244,7 @@ def _call(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:
 
 def _write(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> None:
     called = {"class": "predicted_class", "survival": "risk_group"}.get(bundle.endpoint.kind)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else [])])
         for p in predictions:

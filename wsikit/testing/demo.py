@@ -27,7 +27,7 @@ ENCODERS = ("texture", "colour")
 SPEC = TilingSpec(tile_px=128, target_mpp=0.5)
 FOLDS = 5
 _MODEL = """model: {aggregator: abmil, options: {embed_dim: 128, dropout: 0.5}}
-splits: {folds: 5, inner_folds: 4, seed: 0}
+splits: {folds: FOLDS, inner_folds: INNER, seed: 0}
 """
 CONFIGS = {
     "label": f"""# run it again: wsikit crossval label.yaml
@@ -140,7 +140,8 @@ def run_demo(
     for number, (name, text) in enumerate(CONFIGS.items(), start=4):
         say(f"{number}/5  {TITLES[name]}: cross-validation ...")
         config = out / f"{name}.yaml"
-        config.write_text(text)
+        folds, inner = (5, 4) if patients >= 40 else (3, 2)
+        config.write_text(text.replace("FOLDS", str(folds)).replace("INNER", str(inner)))
         result = crossval(load_experiment(config), workers=workers)
         studies.append(Study(config, result, write_report(result)))
     return DemoReport(

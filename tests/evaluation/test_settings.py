@@ -1,0 +1,99 @@
+"""The configuration file: what is misspelt is named with its nearest, and paths belong to the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wsikit.errors import ConfigError
+from wsikit.evaluation.settings import experiment_from, load_experiment
+
+BASIS = """
+cohort: tables/cohort.csv
+stores: a.zarr
+endpoint: {kind: class, column: label, classes: [0, 1]}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a configuration into a folder of its own."""
+
+    def written(text):
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        path = tmp_path / "configs" / "grade.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return written
+
+
+def test_paths_are_relative_to_the_file_and_not_to_where_one_stands(write, tmp_path, monkeypatch):
+    path = write(BASIS + "splits: {file: splits.csv}\nout: runs/one\n")
+    monkeypatch.chdir(tmp_path)
+    found = load_experiment(Path("configs") / "grade.yaml")
+    here = Path("configs")
+    assert found.cohort == here / "tables" / "cohort.csv"
+    assert found.stores == (here / "a.zarr",)
+    assert found.splits.file == here / "splits.csv"
+    assert found.out == here / "runs" / "one"
+    assert found.name == "grade"
+    assert load_experiment(path, out=Path("elsewhere")).out == Path("elsewhere")  # of the command line: as it is
+
+
+def test_stores_can_be_a_list_and_absolute(write):
+    far = Path(os.path.abspath(os.sep)) / "far" / "b.zarr"
+    path = write(BASIS.replace("a.zarr", f"[a.zarr, '{far}']"))
+    assert load_experiment(path).stores == (path.parent / "a.zarr", far)
+
+
+def test_what_is_not_said_has_the_defaults_and_nothing_can_be_changed_later(write):
+    found = load_experiment(write(BASIS))
+    assert (found.splits.folds, found.splits.inner_folds, found.encoder) == (5, 4, "texture")
+    with pytest.raises(ValueError, match="frozen"):
+        found.splits.folds = 3
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("encodr: colour", r"grade.yaml: no setting 'encodr'; did you mean 'encoder'\? \(there are: cohort, stores"),
+        ("training: {epocs: 3}", r"no setting 'training.epocs'; did you mean 'epochs'\? \(there are: epochs, learn"),
+        ("splits: {inner_fold: 3}", "no setting 'splits.inner_fold'; did you mean 'inner_folds'"),
+        ("splits: {folds: many}", "splits.folds is 'many': Input should be a valid integer"),
+        ("splits: {folds: 1}", "splits.folds is 1: Input should be greater than or equal to 2"),
+        ("training: {keep: newest}", "training.keep is 'newest': Input should be 'best' or 'last'"),
+        ("training: {device: [1]}", r"training.device is \[1\]"),
+        ("missing_slides: skip", "missing_slides is 'skip'"),
+        ("evaluation: {bootstrap: 5}\nx: 1", "evaluation.bootstrap is 5.*; no setting 'x'"),
+        ("training: 3", "training is 3: "),
+    ],
+)
+def test_what_is_wrong_is_named(write, more, words):
+    with pytest.raises(ConfigError, match=words):
+        load_experiment(write(BASIS + more))
+
+
+@pytest.mark.parametrize("name", ["cohort", "stores", "endpoint"])
+def test_what_is_missing_is_named(write, name):
+    text = "\n".join(line for line in BASIS.splitlines() if not line.startswith(name))
+    with pytest.raises(ConfigError, match=f"setting '{name}' is missing"):
+        load_experiment(write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("- a\n- b\n", "expected settings such as .*, found list"), ("a: [1", "not YAML"), ("", "found NoneType")],
+)
+def test_what_is_no_configuration(write, text, words):
+    with pytest.raises(ConfigError, match=words):
+        load_experiment(write(text))
+
+
+def test_no_file_and_keys_that_are_no_words(tmp_path):
+    with pytest.raises(ConfigError, match="no configuration .*absent.yaml: expected a YAML file"):
+        load_experiment(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="experiment: "):
+        experiment_from({1: "cohort"})
