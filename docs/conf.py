@@ -1,10 +1,13 @@
 """Sphinx settings, and the pages that are made from the code: commands, registries, changes, notebooks."""
 
+import inspect
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import wsikit.cli
@@ -55,6 +58,7 @@ def table(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
 
 def names_page() -> str:
     """What every registry knows. A new file in its folder is a new row here."""
+    from wsikit.aggregators.registry import AGGREGATORS
     from wsikit.encoders.registry import ENCODERS, FAMILIES
     from wsikit.slides.base import READERS
     from wsikit.slides.tissue_mask import SEGMENTERS
@@ -68,8 +72,12 @@ def names_page() -> str:
     readers = [
         (f"`{c.name}`", c.formats, c.source, c.licence) for c in sorted(READERS.cards(), key=lambda c: c.priority)
     ]
+    aggregators = [
+        (f"`{c.name}`", c.summary, options_of(AGGREGATORS[c.name].build), c.paper, c.repository, c.licence)
+        for c in AGGREGATORS.cards()
+    ]
     return "\n".join([
-        "# Names\n\nEncoders, tissue methods and readers, as `wsikit models` lists them.\n",
+        "# Names\n\nEncoders, tissue methods and readers, as `wsikit models` lists them, and aggregators.\n",
         "## Tile encoders\n\nFor `--encoder` and {func}`wsikit.create_encoder`.\n",
         table(("name", "width", "mpp", "licence", "gated", "what", "citation"), encoders),
         "### Families\n",
@@ -78,7 +86,59 @@ def names_page() -> str:
         table(("name", "what", "works at", "reference"), tissue),
         "## Slide readers\n\nIn the order in which {func}`wsikit.open_slide` tries them.\n",
         table(("name", "formats", "library", "licence"), readers),
+        "## Aggregators\n\nFor `model: {aggregator: ...}` and {func}`wsikit.create_aggregator`.\n",
+        table(("name", "what", "options", "paper", "repository", "its licence"), aggregators),
     ])  # fmt: skip
+
+
+def options_of(build: Callable[..., object]) -> str:
+    """Options of an aggregator with their defaults: the keyword-only parameters."""
+    parameters = inspect.signature(build).parameters.values()
+    return ", ".join(f"`{p.name}: {plain(p.default)}`" for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def plain(value: object) -> str:
+    """A value as YAML has it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
+
+
+def settings_page() -> str:
+    """Every setting of a cross-validation: defaults from the models, words from their docstrings."""
+    from dataclasses import fields
+
+    from wsikit.cohort.endpoints import ClassLabel, Continuous, Survival
+    from wsikit.evaluation.settings import EvaluationSettings, Experiment, SplitSettings
+    from wsikit.training.settings import ModelSettings, TrainingSettings
+
+    parts = [
+        "# Settings of a cross-validation\n\nThe YAML file of `wsikit crossval`. Paths are relative to the file. "
+        "An unknown setting is an error. The options of each aggregator are on the page [Names](names.md).\n"
+    ]
+    sections = {"": Experiment, "model": ModelSettings, "training": TrainingSettings,
+                "splits": SplitSettings, "evaluation": EvaluationSettings}  # fmt: skip
+    for section, model in sections.items():
+        said = described(model)
+        rows = []
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            value = (
+                "required" if field.is_required() else f"[see below](#{name})" if name in sections else plain(default)
+            )
+            rows.append((f"`{name}`", value if value[0] in "r[" else f"`{value}`", said[name]))
+        parts += [f"## {section or 'At the top'}\n", table(("setting", "default", "what"), rows)]
+    parts.append("## endpoint\n")
+    for kind in (ClassLabel, Survival, Continuous):
+        said = described(kind)
+        rows = [(f"`{f.name}`", said.get(f.name, "Its name.")) for f in fields(kind)]
+        parts += [f"### kind: {kind.kind}\n", table(("setting", "what"), rows)]
+    return "\n".join(parts)
+
+
+def described(model: type) -> dict[str, str]:
+    """What a class's docstring says of each attribute or argument."""
+    section = re.search(r"\n(?:Attributes|Args):\n((?: {4}.*\n?|\n)+)", inspect.getdoc(model) or "")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()).replace("``", "`") for name, text in found}
 
 
 def commands_page() -> str:
@@ -128,6 +188,7 @@ def write_if_new(path: Path, text: str) -> None:
 
 write_if_new(GENERATED / "names.md", names_page())
 write_if_new(GENERATED / "commands.md", commands_page())
+write_if_new(GENERATED / "settings.md", settings_page())
 write_if_new(GENERATED / "changes.md", changes_page())
 notebooks = sorted((DOCS.parent / "notebooks").glob("*.ipynb"))
 write_if_new(GENERATED / "tutorials.md", tutorials_page(path.stem for path in notebooks))

@@ -95,7 +95,7 @@ def runnable(page: Path) -> bool:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A planted cohort of 24 patients: a slide of each, the table, and features of two encoders."""
     folder = tmp_path_factory.mktemp("study")
-    plant_cohort(folder, patients=24, size_px=768, seed=0, processes=2)
+    plant_cohort(folder, patients=24, size_px=640, seed=0, processes=2)
     shutil.rmtree(folder / "truth")
     spec = wk.TilingSpec(tile_px=128, target_mpp=0.5)
     for encoder in ("texture", "colour"):

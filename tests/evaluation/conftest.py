@@ -71,12 +71,12 @@ def plant(
         for number in range(2 if i % 5 == 0 else 1):
             tiles = int(rng.integers(8, 15))
             x = rng.normal(size=(tiles, DIM))
-            x[: round(tiles * burden[i] * 0.7)] += np.array([5, -5, *[0] * (DIM - 2)])
+            x[: round(tiles * burden[i] * 0.7)] += np.array([5, -5, 5, -5, 0, 0, 0, 0])
             if bad:
                 x = 40 * np.random.default_rng([3, i]).normal(size=x.shape) + 100
             write_features(root, f"s{i:03d}-{number}", {key: x, "colour-0000": rng.normal(size=(tiles, 3))})
             level = 1 - burden[i] if bad else burden[i]
-            time = round(np.random.default_rng([4, i]).exponential() * np.exp(3 - 4 * level) + 0.1, 3)
+            time = round(np.random.default_rng([4, i]).exponential() ** 0.4 * np.exp(4 - 4 * level) + 0.1, 3)
             event = (i % 4 != 0) != bad
             grade = ["I", "II", "III"][int(level * 2.999)]
             rows.append([f"s{i:03d}-{number}", patient, int(level >= 0.5), grade, time, event, level * 10 + 3])

@@ -77,17 +77,18 @@ def test_planted_three_classes_survival_and_number_are_found(runs):
 
 
 def test_where_nothing_is_planted_nothing_is_found(planted, experiment, tmp_path):
-    """The labels of other patients."""
-    rows = rows_of(planted / "cohort.csv")
+    """The labels of other patients, dealt four times: one 95 % interval in twenty misses 0.5 by right."""
+    rows, found = rows_of(planted / "cohort.csv"), []
     label = {row["patient_id"]: row["label"] for row in rows}
-    dealt = dict(zip(label, np.random.default_rng(1).permutation(list(label.values())), strict=True))
-    table = tmp_path / "shuffled.csv"
-    table.write_text("slide_id,patient_id,label\n" + "".join(
-        f"{row['slide_id']},{row['patient_id']},{dealt[row['patient_id']]}\n" for row in rows
-    ))  # fmt: skip
-    wanted = experiment(planted, tmp_path / "run").model_copy(update={"cohort": table})
-    interval = crossval(wanted, workers=1).model.metrics[0].interval
-    assert interval.low < 0.5 < interval.high
+    for seed in range(4):
+        dealt = dict(zip(label, np.random.default_rng(seed).permutation(list(label.values())), strict=True))
+        lines = [f"{row['slide_id']},{row['patient_id']},{dealt[row['patient_id']]}" for row in rows]
+        table = tmp_path / f"shuffled-{seed}.csv"
+        table.write_text("\n".join(["slide_id,patient_id,label", *lines, ""]))
+        wanted = experiment(planted, tmp_path / "run", splits={"folds": 3, "inner_folds": 1})
+        found.append(crossval(wanted.model_copy(update={"cohort": table}), workers=1).model.metrics[0])
+    assert 0.35 < np.mean([m.value for m in found]) < 0.65
+    assert sum(m.interval.low < 0.5 < m.interval.high for m in found) >= 3
 
 
 @pytest.mark.parametrize("kind", ["class", "survival"])
@@ -252,7 +253,7 @@ def test_a_collapsed_model_is_named_and_not_a_crash(flat, experiment, tmp_path, 
     assert any("No colour baseline: 48 slides have no features of that encoder" in note for note in result.notes)
     if kind == "survival":
         assert result.log_rank is result.risk_group is None
-        assert any(note.startswith("No risk groups: fold 1: risks of 2") for note in result.notes)
+        assert any("No risk groups" in note and "patients take" in note for note in result.notes)
         assert load_bundle(result.out / result.members[0].bundle).facts["thresholds"] == {}
 
 

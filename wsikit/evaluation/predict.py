@@ -40,6 +40,7 @@ class Prediction:
         values: (K,) mean over the models, in the columns of the endpoint.
         call: The class or risk group by the models' own thresholds, "" where they have none.
         attention: (N,) over the tiles of the slides one after the other, or None.
+        tiles: N.
     """
 
     patient_id: str
@@ -47,6 +48,7 @@ class Prediction:
     values: npt.NDArray[np.float64]
     call: str
     attention: npt.NDArray[np.float32] | None
+    tiles: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def predict_slides(
     bags = Bags(list(groups.values()), encoder=key)
     values, attention = _mean(bundles, bags)
     found = tuple(
-        Prediction(patient, slides, values[i], _call(bundles, values[i]), attention[i])
+        Prediction(patient, slides, values[i], _call(bundles, values[i]), attention[i], len(bags[i]))
         for i, (patient, slides) in enumerate(groups.items())
     )
     table = out / "predictions.csv"
@@ -248,6 +250,6 @@ def _write(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> Non
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else [])])
         for p in predictions:
-            tiles = 0 if p.attention is None else len(p.attention)
-            row = [p.patient_id, " ".join(s.slide_id for s in p.slides), tiles, *(repr(float(v)) for v in p.values)]
+            slides = " ".join(s.slide_id for s in p.slides)
+            row = [p.patient_id, slides, p.tiles, *(repr(float(v)) for v in p.values)]
             writer.writerow([*row, *([p.call] if called else [])])

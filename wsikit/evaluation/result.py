@@ -91,7 +91,7 @@ class CrossvalResult:
         threshold: (P,) probability above which a patient is called positive, from the inner validation
             patients of the patient's fold; None unless there are two classes.
         risk_group: (P,) int64, 0 = low: by the median risk of the fold's training patients; None
-            unless survival.
+            unless survival, or where a model has collapsed.
         log_rank: Test of the groups; None unless survival, or where there is one group only.
         notes: What a careful reader has to be told: collapsed predictions, undefined numbers.
         manifest: ``run.json``.
