@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from wsikit.cohort.splits import Splits, inner_splits
 from wsikit.cohort.table import Cohort
 from wsikit.evaluation.result import Member
 from wsikit.evaluation.settings import Experiment
+from wsikit.processes import in_processes
 from wsikit.tasks.task import Values
 from wsikit.training.bundle import Bundle, save_bundle
 from wsikit.training.fit import fit, predict
@@ -106,16 +108,13 @@ def _run(
     if workers <= 1:
         bags = Bags(cohort.slides, encoder=cohort.encoder)  # read once for all models
         for job in jobs:
-            yield _fit_one(experiment, cohort, job, facts, bags)
+            yield _fit_one(experiment, cohort, facts, job, bags)
         return
-    from joblib import Parallel, delayed
-
-    pool = Parallel(n_jobs=workers, backend="loky", return_as="generator", pre_dispatch="n_jobs", batch_size=1)
-    yield from pool(delayed(_fit_one)(experiment, cohort, job, facts) for job in jobs)
+    yield from in_processes(partial(_fit_one, experiment, cohort, facts), jobs, workers)
 
 
 def _fit_one(
-    experiment: Experiment, cohort: Cohort, job: MemberJob, facts: dict[str, Any], bags: Bags | None = None
+    experiment: Experiment, cohort: Cohort, facts: dict[str, Any], job: MemberJob, bags: Bags | None = None
 ) -> MemberResult:
     import torch
 

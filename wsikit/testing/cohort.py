@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.processes import in_processes
 from wsikit.testing.outcomes import Outcomes, ceilings, draw_outcomes
-from wsikit.testing.planted import MPP, in_processes, plant_slide
+from wsikit.testing.planted import MPP, plant_slide
 from wsikit.testing.stains import site
 from wsikit.testing.truth import SlideTruth
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from wsikit.processes import in_processes
 from wsikit.testing.anatomy import plan_anatomy
 from wsikit.testing.artefacts import plan_artefacts
 from wsikit.testing.layout import plan_layout
@@ -20,9 +20,6 @@ from wsikit.testing.stains import Pixels, Site
 from wsikit.testing.stains import site as site_of
 from wsikit.testing.svs import write_svs
 from wsikit.testing.truth import SlideTruth, truth_of
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 MPP = 0.5
 """Micrometres per pixel at which cells are drawn: a nucleus is 12 to 25 px long."""
@@ -72,28 +69,6 @@ def scene_of(recipe: Recipe) -> Scene:
 def _draw_rows(recipe: Recipe, span: tuple[int, int]) -> Pixels:
     y0, y1 = span
     return render(scene_of(recipe), 0, y0, recipe.size_px, y1 - y0)
-
-
-def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:
-    """Results in the order of the jobs, from fresh processes (or this one, for 1).
-
-    The calling script is not imported again in them, so it needs no main guard; at most twice as
-    many results as there are processes wait to be taken.
-    """
-    if processes <= 1:
-        yield from map(function, jobs)
-        return
-    from joblib import Parallel, delayed
-
-    pool = Parallel(n_jobs=processes, backend="loky", return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
-    yield from pool(delayed(_on_one_thread)(function, job) for job in jobs)
-
-
-def _on_one_thread(function: Callable[[Job], Result], job: Job) -> Result:
-    import cv2
-
-    cv2.setNumThreads(1)  # not a thread per core in each process
-    return function(job)
 
 
 def _rows(recipe: Recipe, processes: int) -> Iterator[Pixels]:

@@ -1,0 +1,77 @@
+"""Work spread over fresh processes of this machine, with results in order."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
+from typing import TypeVar
+
+from wsikit.errors import WsikitError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class WorkerDiedError(WsikitError, RuntimeError):
+    """A worker process was killed, mostly for want of memory."""
+
+
+def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:
+    """Results in the order of the jobs, from fresh processes (or this one, for 1).
+
+    The processes are spawned (torch does not survive a fork) and end with the iteration. They do not
+    import the calling script, so it needs no main guard; function and jobs have to come from modules.
+    At most twice as many results as there are processes wait to be taken.
+
+    Raises:
+        WorkerDiedError: A process was killed.
+    """
+    if processes <= 1:
+        yield from map(function, jobs)
+        return
+    left = iter(jobs)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            with _script_hidden():  # all processes start with the first job
+                waiting.extend(pool.submit(function, job) for job in islice(left, 2 * processes))
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, job) for job in islice(left, 1))
+                yield result
+        except BrokenProcessPool as e:
+            raise WorkerDiedError(
+                f"one of {processes} worker processes died (killed, or out of memory); use fewer of them"
+            ) from e
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _one_thread() -> None:
+    """Not a thread per core in each process."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Spawned processes import the file of ``__main__``; for the block it has none."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    main.__spec__ = None
+    if file is not None:
+        del main.__file__
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+        if file is not None:
+            main.__file__ = file
