@@ -10,6 +10,7 @@ import tiffslide
 
 from wsikit.testing import SlideTruth, plant_slide
 from wsikit.testing.anatomy import GRID_PX
+from wsikit.testing.glands import LESION_RIM
 from wsikit.testing.planted import Recipe, scene_of
 from wsikit.testing.render import render
 from wsikit.testing.stains import Site, site
@@ -58,11 +59,11 @@ def test_the_lesion_is_planted_where_the_truth_says() -> None:
     nuclei_px = [np.ptp(gland.outline) for gland in scene.layout.glands]
     assert len(nuclei_px) > 5
     lesion = scene.anatomy.lesion
-    centres = np.array([gland.outline.mean(0) for gland in scene.layout.glands if gland.rim == (0.06, 0.27)])
+    centres = np.array([gland.outline.mean(0) for gland in scene.layout.glands if gland.rim == LESION_RIM])
     at = lesion[(centres[:, 1] / GRID_PX).astype(int), (centres[:, 0] / GRID_PX).astype(int)]
     assert len(at) > 5
     assert (at > -GRID_PX).all()  # every atypical gland is centred in the lesion
-    assert not [gland for gland in scene_of(without).layout.glands if gland.rim == (0.06, 0.27)]
+    assert not [gland for gland in scene_of(without).layout.glands if gland.rim == LESION_RIM]
 
 
 def test_tile_truth_is_the_share_of_the_mask() -> None:

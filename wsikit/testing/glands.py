@@ -17,6 +17,10 @@ from wsikit.testing.nuclei import SpriteBank
 Points = npt.NDArray[np.float64]
 
 
+LESION_RIM = (0.06, 0.285)
+"""Haematoxylin and eosin of the outline of the lesion's glands, and of no others."""
+
+
 @dataclass
 class Gland:
     """One closed structure, in level-0 px.
@@ -151,7 +155,7 @@ def atypical(
         lumina,
         (float(rng.uniform(0.07, 0.18)) + tint[0], float(rng.uniform(0.11, 0.19)) + tint[1]),
         filling,
-        rim=(0.06, 0.285),
+        rim=LESION_RIM,
         cleft=(int(rng.integers(0, 48)), int(rng.integers(8, 34)) if rng.random() < 0.1 + 0.4 * openness else 0),
     )
     low = np.floor(outline.min(0)).astype(int) - 2
