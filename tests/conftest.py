@@ -1,6 +1,7 @@
 """Fixtures of the whole suite, and what makes every run of it the same."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,17 @@ settings.register_profile("wsikit", deadline=None, derandomize=True, suppress_he
 settings.load_profile("wsikit")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sums in one order, so equal bits, and no quarrel over cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

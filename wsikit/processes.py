@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,13 @@ Result = TypeVar("Result")
 
 class WorkerDiedError(WsikitError, RuntimeError):
     """A worker process was killed, mostly for want of memory."""
+
+
+def cores() -> int:
+    """Cores that this process may use; where the system cannot say, all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from wsikit.evaluation.settings import Experiment, experiment_from
 from wsikit.store.writer import add_features, begin_store, write_plan, write_shard
@@ -23,12 +22,8 @@ ENDPOINTS = {
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Sums in one order: equal bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Equal bits in every test here."""
 
 
 def write_features(root: Path, slide_id: str, tables: dict[str, np.ndarray]) -> None:

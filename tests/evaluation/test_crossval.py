@@ -289,6 +289,16 @@ def test_a_later_run_leaves_no_model_of_an_earlier_one(planted, experiment, tmp_
     assert [m.bundle.name for m in result.members] == ["fold-0-0.safetensors", "fold-1-0.safetensors"]
 
 
+def test_a_model_that_is_refused_leaves_the_models_of_an_earlier_run(planted, experiment, tmp_path):
+    given = experiment(planted, tmp_path / "run", training={"epochs": 1})
+    crossval(given, workers=1)
+    files = {p.name: p.read_bytes() for p in (tmp_path / "run" / "models").iterdir()}
+    mistyped = given.model_copy(update={"model": given.model.model_copy(update={"options": {"embed_dims": 16}})})
+    with pytest.raises(ConfigError, match="'embed_dims'"):
+        crossval(mistyped, workers=1)
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "run" / "models").iterdir()}
+
+
 def test_the_best_threshold_is_that_of_a_search():
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.table import CohortSlide
@@ -19,12 +18,8 @@ KEY = "toy-0000"
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Sums in one order: equal bits, and no quarrel over cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Equal bits in every test here."""
 
 
 @pytest.fixture(scope="session")

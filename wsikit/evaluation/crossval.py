@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target, endpoint_from
 from wsikit.cohort.split_files import load_splits
@@ -19,13 +19,14 @@ from wsikit.cohort.splits import Splits, check_splits, describe, make_splits, sa
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.baselines import baseline_predictions
-from wsikit.evaluation.manifest import build_manifest
+from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import MemberResult, fit_members, plan_members, with_threshold
 from wsikit.evaluation.result import CrossvalResult, ModelResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
 from wsikit.metrics.undefined import UndefinedMetricError
+from wsikit.processes import cores
 from wsikit.tasks.task import Task, Values, create_task
 
 Say = Callable[[str], None]
@@ -65,7 +66,6 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     splits = _splits(experiment, cohort)
     out = experiment.out
     out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / "models", ignore_errors=True)  # of an earlier run with other folds
     save_splits(splits, out / "splits.csv")
     fold = splits.test_fold(cohort.patients)
     bags = Bags(cohort.slides, encoder=cohort.encoder)
@@ -73,6 +73,9 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     manifest = build_manifest(experiment, cohort, splits, bags)
 
     jobs = plan_members(experiment, cohort, splits)
+    create_aggregator(experiment.model.aggregator, in_dim=bags[0].x.shape[1], **experiment.model.options)
+    # nothing is refused from here on: the models of an earlier run, with other folds, may go
+    shutil.rmtree(out / "models", ignore_errors=True)
     say(f"fitting {len(jobs)} models: {len(splits.folds)} folds x {experiment.splits.inner_folds}")
     done: list[int] = []
 
@@ -81,16 +84,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
         if done.count(result.job.fold) == experiment.splits.inner_folds:
             say(f"  fold {result.job.fold + 1} of {len(splits.folds)} fitted")
 
-    facts = {
-        "encoder": cohort.slides[0][0].store.encoder(cohort.slides[0][0].slide_id, cohort.encoder),
-        "configuration": cohort.slides[0][0].store.configuration,
-        "configuration-hash": cohort.slides[0][0].store.attributes["configuration-hash"],
-        "splits hash": splits.hash,
-        "store digest": manifest["store digest"],
-        "versions": manifest["versions"],
-        "thresholds": {},
-    }
-    count = min(workers or _cores(), len(jobs))
+    facts = bundle_facts(cohort, manifest)
+    count = min(workers or cores(), len(jobs))
     members = fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
     task = create_task(endpoint, cohort.target)
     prediction, attention = _average(members, len(cohort), len(task.columns))
@@ -125,13 +120,6 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     )
     _write(result)
     return result
-
-
-def _cores() -> int:
-    """Cores that this process may use; not every system can say."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _splits(experiment: Experiment, cohort: Cohort) -> Splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from wsikit.cohort.bags import Bags
@@ -52,4 +53,16 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
             for i, fold in enumerate(splits.folds)
         },
         "versions": versions(DISTRIBUTIONS),
+    }
+
+
+def bundle_facts(cohort: Cohort, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What every bundle of a run records: how its features were made, and which run it is from."""
+    example = cohort.slides[0][0]
+    return {
+        "encoder": example.store.encoder(example.slide_id, cohort.encoder),
+        "configuration": example.store.configuration,
+        "configuration-hash": example.store.attributes["configuration-hash"],
+        "thresholds": {},
+        **{name: manifest[name] for name in ("splits hash", "store digest", "versions")},
     }

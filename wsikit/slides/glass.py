@@ -98,10 +98,10 @@ def find_glass(rgb: Pixels, mpp: float) -> Glass:
 
 
 def largest_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
-    """(h, w) float32: density against the local glass in the darkest channel, ln units, slightly smoothed."""
+    """(h, w) float32: density against the local glass in the darkest channel, ln units, smoothed over 10 um."""
     density = np.maximum(np.maximum(glass.density(rgb, 0), glass.density(rgb, 1)), glass.density(rgb, 2))
     density[glass.padding] = 0
-    return blurred(density, max(4 / mpp, 0.5))
+    return blurred(density, max(10 / mpp, 0.7))
 
 
 def blurred(plane: Plane, sigma_px: float) -> Plane:

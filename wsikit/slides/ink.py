@@ -75,7 +75,7 @@ def find_ink(rgb: Pixels, glass: Glass, structure: Plane, mpp: float) -> Mask:
             core = _lying_on_glass(core, darkest, mpp)
         near = hue & (darkest >= 0.04) & grown(core, REACH_UM, mpp)
         ink |= grown(reaching(near, core), 16.0, mpp)
-    return ink | _thin_strokes(red, green, blue, mpp)
+    return ink
 
 
 def pen_hues(red: Plane, green: Plane, blue: Plane) -> dict[str, Mask]:
@@ -93,30 +93,6 @@ def pen_hues(red: Plane, green: Plane, blue: Plane) -> dict[str, Mask]:
         "green": vivid & (green < 0.95 * red) & (green < 0.95 * blue),
         "red": vivid & (red < 0.3 * green) & (blue > 0.75 * green),
     }
-
-
-def _thin_strokes(red: Plane, green: Plane, blue: Plane, mpp: float) -> Mask:
-    """Strokes on glass too thin to have a smooth middle, in blues and greens that cells do not take up.
-
-    Where much of the slide has that hue (Giemsa, trichrome) it is a stain, and nothing is taken.
-    """
-    import cv2
-
-    darkest = np.maximum(np.maximum(red, green), blue)
-    window_px = max(5, round(2 * REACH_UM / mpp) | 1)
-    ink = np.zeros(red.shape, np.bool_)
-    for hue in (
-        (red >= 1.2 * green) & (blue <= 0.6 * green),
-        (green <= 0.7 * red) & (green <= 0.7 * blue),
-    ):
-        core = hue & (darkest >= 2 * LEAST_DENSITY)
-        if not 0 < core.sum() <= 0.15 * (darkest >= LEAST_DENSITY).sum():
-            continue
-        bare = cv2.blur((darkest < 0.06).astype(np.float32), (window_px, window_px))
-        other = cv2.blur((~core).astype(np.float32), (window_px, window_px))
-        core = without_specks(core & (bare >= 0.5 * other), SMALLEST_MM2 / 4, mpp)
-        ink |= grown(reaching(hue & (darkest >= 0.04) & grown(core, 60.0, mpp), core), 24.0, mpp)
-    return ink
 
 
 def _lying_on_glass(core: Mask, darkest: Plane, mpp: float) -> Mask:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.processes import in_processes
+from wsikit.processes import cores, in_processes
 from wsikit.testing.outcomes import Outcomes, ceilings, draw_outcomes
 from wsikit.testing.planted import MPP, plant_slide
 from wsikit.testing.stains import site
@@ -84,10 +84,6 @@ def _plant(job: _Job) -> None:
     truth.save(job.truth)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def plant_cohort(
     out_dir: str | os.PathLike[str],
     *,
@@ -137,7 +133,7 @@ def plant_cohort(
                     float(outcomes.tissue_fraction[p]), float(outcomes.lesion_fraction[p]), float(outcomes.grade[p]),
                 )
             )  # fmt: skip
-    workers = min(_cores() if processes is None else processes, len(jobs))
+    workers = min(cores() if processes is None else processes, len(jobs))
     for _ in in_processes(_plant, jobs, workers):
         pass
     best = ceilings(outcomes, seed=seed)
