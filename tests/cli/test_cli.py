@@ -94,8 +94,9 @@ def test_merge_and_remove(place, tmp_path):
 
 def test_models_lists_what_can_be_named():
     text = wsikit("models").stdout
-    for name in ("colour", "timm:NAME", "saturation", "network", "openslide", "tiffslide"):
+    for name in ("colour", "timm:NAME", "saturation", "network", "openslide", "tiffslide", "abmil"):
         assert name in text
+    assert "Ilse" in wsikit("models", "abmil", "--kind", "aggregator").stdout
     assert "timm:vit_small_patch16_224" in wsikit("models", "timm:vit_small_patch16*", "--kind", "encoder").stdout
     assert wsikit("models", "nothing*").returncode == 2
 

@@ -1,4 +1,4 @@
-"""wsikit models: encoders, tissue methods and readers by name."""
+"""wsikit models: encoders, tissue methods, slide readers and aggregators by name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ wsikit models --kind tissue"""
 
 def command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
-    kind: Annotated[str, typer.Option(help="encoder, tissue or reader; default: all.")] = "",
+    kind: Annotated[str, typer.Option(help="encoder, tissue, reader or aggregator; default: all.")] = "",
 ) -> None:
-    """What can be named: tile encoders, tissue methods, slide readers."""
+    """What can be named: tile encoders, tissue methods, slide readers, aggregators."""
     from rich.table import Table
 
     from wsikit.cli._show import stdout_console
     from wsikit.errors import ConfigError, UnknownNameError
 
-    tables = {"encoder": _encoders, "tissue": _tissue, "reader": _readers}
+    tables = {"encoder": _encoders, "tissue": _tissue, "reader": _readers, "aggregator": _aggregators}
     if kind and kind not in tables:
         raise ConfigError(f"--kind {kind}: expected one of {', '.join(tables)}")
     console, found = stdout_console(), 0
@@ -74,3 +74,10 @@ def _readers(pattern: str) -> tuple[list[str], list[list[str]]]:
 
     cards = sorted((READERS[name].card for name in READERS.names(pattern)), key=lambda c: c.priority)
     return ["name", "formats", "library", "licence"], [[c.name, c.formats, c.source, c.licence] for c in cards]
+
+
+def _aggregators(pattern: str) -> tuple[list[str], list[list[str]]]:
+    from wsikit.aggregators.registry import AGGREGATORS
+
+    cards = [AGGREGATORS[name].card for name in AGGREGATORS.names(pattern)]
+    return ["name", "what", "paper"], [[c.name, c.summary, c.paper] for c in cards]

@@ -52,7 +52,7 @@ def draw_outcomes(patients: int, *, seed: int, sites: int = 4) -> Outcomes:
 
     Half the patients have a lesion of 14 to 45 % of their tissue; of the others a third has
     none and the rest up to 10 %. The label is drawn with P = logistic((extent - 0.12) / 0.015).
-    Event times are Weibull with log hazard = 5 extent + 1.5 grade (where there is lesion)
+    Event times are Weibull with log hazard = 10 extent + 1.5 grade (where there is lesion)
     + 0.25 per ten years of age; censoring is independent and uniform.
 
     Site and tissue area are dealt out in pairs of one positive and one negative patient, so
@@ -76,7 +76,7 @@ def draw_outcomes(patients: int, *, seed: int, sites: int = 4) -> Outcomes:
         label = extent >= np.median(extent)
     site, area = _deal(rng, label, sites)
 
-    hazard = 5.0 * extent + 1.5 * grade * (extent > 0) + 0.025 * (age - 64)
+    hazard = 10.0 * extent + 1.5 * grade * (extent > 0) + 0.025 * (age - 64)
     hazard = hazard - hazard.mean()
     time, event = draw_times(rng, hazard)
     return Outcomes(
