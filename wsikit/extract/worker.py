@@ -31,6 +31,7 @@ from wsikit.extract.settings import RunSettings
 from wsikit.provenance import versions
 from wsikit.slides.level import LevelChoice
 from wsikit.slides.open import open_slide
+from wsikit.slides.quality import QUALITY_NAMES, tile_quality
 from wsikit.slides.slide import Slide
 from wsikit.slides.tiling import read_tile
 from wsikit.store import format as fmt
@@ -142,7 +143,9 @@ def plan_slide(store: str, slide_id: str) -> Planned:
             attributes = plan(root, entry, plugin.settings)
         with writing(root):
             sweep_partials(fmt.Layout(root).features(slide_id, facts.key))
-            add_features(root, slide_id, facts.key, dim=facts.dim, attributes=facts.attributes)
+            add_features(
+                root, slide_id, facts.key, dim=facts.dim, attributes=facts.attributes, quality_names=QUALITY_NAMES
+            )
         counts, missing = attributes["counts"], missing_shards(root, slide_id, facts.key)
         return Planned(
             slide_id, counts["kept"], counts["edge_tissue"], tuple(missing), seconds=time.perf_counter() - began
@@ -176,6 +179,7 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int) -> int
     choice, tile_px, batch_size = choice_of(attributes), attributes["tile_px"], settings.encoder.batch_size
     values = np.full((len(coords), facts.dim), np.nan, np.float16)
     status = np.full(len(coords), fmt.UNREADABLE, np.uint8)
+    quality = np.empty((len(coords), len(QUALITY_NAMES)), np.float32)
     pixels = np.empty((min(batch_size, len(coords)), tile_px, tile_px, 3), np.uint8)
     mpp = (attributes["mpp"][0], attributes["mpp"][1])
     with open_slide(
@@ -185,11 +189,12 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int) -> int
             rows = slice(start, min(start + batch_size, len(coords)))
             batch = pixels[: rows.stop - start]
             status[rows] = read_tiles(slide, choice, tile_px, coords[rows], batch)
+            quality[rows] = tile_quality(batch)
             values[rows] = _run_encoder(plugin, batch, status[rows])
             get_worker().log_event(TOPIC, rows.stop - start)
     with writing(root):
         write_shard(
-            root, slide_id, facts.key, shard, values=values, status=status,
+            root, slide_id, facts.key, shard, values=values, status=status, quality=quality,
             facts={"made_with": facts.attributes["made_with"]},
         )  # fmt: skip
     return len(coords)

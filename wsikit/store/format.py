@@ -24,6 +24,7 @@ OK, UNREADABLE, NOT_FINITE = 0, 1, 2
 STATUS_NAMES = {OK: "ok", UNREADABLE: "unreadable", NOT_FINITE: "encoder gave no finite number"}
 
 QUALITY_NAMES = ("tissue_fraction",)
+"""What is known of a tile when it is planned; what is measured on its pixels lies beside each encoder's features."""
 
 PRIVATE = ".wsikit"
 """Run records. It carries the metadata of an empty Zarr array, because Zarr warns of any folder in a

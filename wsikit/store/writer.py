@@ -7,7 +7,7 @@ function writes is synced and named with its hash in a done record before it ret
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,15 @@ def slide_attributes(root: Path, slide_id: str) -> dict[str, Any]:
     return dict(zarr.open_group(fmt.Layout(root).slide(slide_id), mode="r").attrs)
 
 
-def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: Mapping[str, Any]) -> None:
+def add_features(
+    root: Path,
+    slide_id: str,
+    key: str,
+    *,
+    dim: int,
+    attributes: Mapping[str, Any],
+    quality_names: Sequence[str] = (),
+) -> None:
     """Create the arrays of one encoder's features of a slide, or check the ones that are there.
 
     Args:
@@ -152,9 +160,11 @@ def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: M
         key: Key of the encoder.
         dim: Width D of a feature.
         attributes: The encoder's card, identity, settings of the run, versions.
+        quality_names: Measures that are written with every shard; features that are there already keep theirs.
 
     Raises:
-        ChangedError: They exist and were made with other settings (batch size, threads).
+        ChangedError: They exist and were made with other settings (batch size, threads), or are not finished
+            and were begun with other measures.
     """
     import zarr
 
@@ -166,6 +176,12 @@ def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: M
         if stored.get("run") != attributes.get("run"):
             lines = "; ".join(differences(stored.get("run", {}), attributes.get("run", {})))
             raise ChangedError(f"store {root}, slide {slide_id!r}, features {key}: begun with other settings: {lines}")
+        begun = stored_quality_names(folder)
+        if quality_names and begun and list(quality_names) != begun and missing_shards(root, slide_id, key):
+            raise ChangedError(
+                f"store {root}, slide {slide_id!r}, features {key}: begun with the quality measures {begun}, "
+                f"this wsikit takes {list(quality_names)}; finish with the wsikit that began it, or remove the slide"
+            )
         return
     group = zarr.create_group(
         folder,
@@ -173,11 +189,27 @@ def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: M
         overwrite=True,
     )
     group.create_array("values", **fmt.array_options((rows, dim), "float16", rows=fmt.SHARD_ROWS, sharded=True))
+    if quality_names:
+        group.create_array(
+            "quality",
+            attributes={"names": list(quality_names)},
+            **fmt.array_options((rows, len(quality_names)), "float32", rows=fmt.SHARD_ROWS),
+        )
     group.create_array(
         "status",
         attributes={"names": {str(code): name for code, name in fmt.STATUS_NAMES.items()}},
         **fmt.array_options((rows,), "uint8", rows=fmt.SHARD_ROWS),
     )
+
+
+def stored_quality_names(features: Path) -> list[str]:
+    """Names of the measures that lie beside an encoder's features, in the folder of these; none in older stores."""
+    import zarr
+
+    if not (features / "quality" / "zarr.json").exists():
+        return []
+    names: Any = zarr.open_array(features / "quality", mode="r").attrs["names"]
+    return [str(name) for name in names]
 
 
 def read_plan(root: Path, slide_id: str) -> tuple[int, str]:
@@ -204,6 +236,7 @@ def write_shard(
     values: npt.NDArray[np.float16],
     status: npt.NDArray[np.uint8],
     facts: Mapping[str, Any],
+    quality: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """Write the rows of one shard and its done record.
 
@@ -215,6 +248,8 @@ def write_shard(
         values: (n, D); rows whose status is not 0 become NaN.
         status: (n,) codes of ``format.STATUS_NAMES``.
         facts: What the record says beside hashes (versions, device).
+        quality: (n, M) measures, where ``add_features`` was given their names; rows of unreadable tiles become
+            NaN. Passed over for features that were begun without.
     """
     import zarr
 
@@ -239,6 +274,17 @@ def write_shard(
         folder / "status" / f"c.{shard}",
         *(folder / part / "zarr.json" for part in (".", "values", "status")),
     ]
+    if "quality" in group:
+        quality_array = group["quality"]
+        assert isinstance(quality_array, zarr.Array)
+        if quality is None or quality.shape != (len(status), quality_array.shape[1]):
+            raise ValueError(
+                f"slide {slide_id!r}, shard {shard}: quality of shape {None if quality is None else quality.shape}, "
+                f"expected {(len(status), quality_array.shape[1])}: {quality_array.attrs['names']}"
+            )
+        quality = np.where((status == fmt.UNREADABLE)[:, None], np.float32("nan"), quality)
+        quality_array.with_config({"write_empty_chunks": True})[rows] = quality
+        objects += [folder / "quality" / f"c.{shard}.0", folder / "quality" / "zarr.json"]
     plan = read_plan(root, slide_id)[1]
     facts = {"rows": len(status), "not_ok": int((status != fmt.OK).sum()), "plan": plan, **facts}
     write_record(layout.shard_record(slide_id, key, shard), root, objects, facts)
