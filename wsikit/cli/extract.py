@@ -36,6 +36,12 @@ def command(
             help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue."
         ),
     ] = None,
+    stain_norm: Annotated[
+        str | None,
+        typer.Option(
+            help="Normalise the stain of each slide: macenko, reinhard or vahadane.", rich_help_panel=_ADVANCED
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
     stride_px: Annotated[
         int | None, typer.Option(help="Distance of tiles, px. Default: --tile-px.", rich_help_panel=_ADVANCED)
@@ -82,7 +88,7 @@ def command(
             report = extract_features(
                 slides or [],
                 out=out,
-                encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads),
+                encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads, stain_norm),
                 spec=TilingSpec(tile_px, target_mpp, stride_px, min_tissue),
                 tissue=tissue,
                 tissue_options=dict(_option(text) for text in tissue_option or []),

@@ -85,6 +85,11 @@ def register_stain(
     return STAIN_METHODS.register(StainCard(name, summary, reference, version))
 
 
+def stain_identity(method: str) -> dict[str, Any]:
+    """What of a method decides features: its name and the version of its numbers."""
+    return {"method": method, "version": STAIN_METHODS[method].card.version}
+
+
 def density(rgb: Pixels) -> Densities:
     """Optical density of levels, natural log; negative where brighter than glass."""
     return np.asarray(-np.log((rgb.astype(np.float64) + 1) / LIGHT))

@@ -170,9 +170,8 @@ def add_features(
 
     layout = fmt.Layout(root)
     folder, rows = layout.features(slide_id, key), read_plan(root, slide_id)[0]
-    status_meta = folder / "status" / "zarr.json"  # written last
-    if status_meta.exists():
-        stored: dict[str, Any] = dict(zarr.open_group(folder, mode="r").attrs)
+    stored = features_attributes(root, slide_id, key)
+    if stored:
         if stored.get("run") != attributes.get("run"):
             lines = "; ".join(differences(stored.get("run", {}), attributes.get("run", {})))
             raise ChangedError(f"store {root}, slide {slide_id!r}, features {key}: begun with other settings: {lines}")
@@ -200,6 +199,16 @@ def add_features(
         attributes={"names": {str(code): name for code, name in fmt.STATUS_NAMES.items()}},
         **fmt.array_options((rows,), "uint8", rows=fmt.SHARD_ROWS),
     )
+
+
+def features_attributes(root: Path, slide_id: str, key: str) -> dict[str, Any]:
+    """Attributes of an encoder's features of a slide; empty where they are not begun."""
+    import zarr
+
+    folder = fmt.Layout(root).features(slide_id, key)
+    if not (folder / "status" / "zarr.json").exists():  # written last
+        return {}
+    return dict(zarr.open_group(folder, mode="r").attrs)
 
 
 def stored_quality_names(features: Path) -> list[str]:
