@@ -33,7 +33,7 @@ def command(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue."
+            help="CSV with 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue, annotations."
         ),
     ] = None,
     stain_norm: Annotated[
@@ -41,6 +41,17 @@ def command(
         typer.Option(
             help="Normalise the stain of each slide: macenko, reinhard or vahadane.", rich_help_panel=_ADVANCED
         ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of annotations named like the slides (QuPath GeoJSON, ASAP XML): kept as labels of the tiles.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = None,
+    annotation_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep only tiles on annotations of this class; can be repeated.", rich_help_panel=_ADVANCED),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
     stride_px: Annotated[
@@ -96,6 +107,8 @@ def command(
                 missing_mpp=mpp,
                 allow_unequal_mpp=allow_unequal_mpp,
                 max_unreadable=max_unreadable,
+                annotations=annotations,
+                annotation_classes=annotation_class or (),
                 workers=workers,
                 wait=wait,
                 progress=progress,

@@ -67,6 +67,7 @@ class RunSettings:
         encoder: The encoder and how it is run.
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
+        annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
     """
 
     store: Path
@@ -77,10 +78,13 @@ class RunSettings:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     missing_mpp: float | None = None
     allow_unequal_mpp: bool = False
+    annotation_classes: tuple[str, ...] = ()
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
+        drawn = {"annotation_classes": sorted(self.annotation_classes)} if self.annotation_classes else {}
         return {
+            **drawn,
             "tiling": {**asdict(self.spec), "stride_px": self.spec.effective_stride_px},
             "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
             "resampling": {"coarser": "area", "finer": "cubic"},

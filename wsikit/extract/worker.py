@@ -26,7 +26,7 @@ from wsikit.errors import TileReadError, WsikitError
 from wsikit.extract.failure import Failure, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
-from wsikit.extract.plan import choice_of, picture_again, plan, read_coords, same_slide
+from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
 from wsikit.extract.settings import RunSettings
 from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
@@ -151,6 +151,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
                 picture_again(root, entry, plugin.settings, attributes)
         else:
             attributes = plan(root, entry, plugin.settings)
+        label_tiles(root, entry, plugin.settings, attributes)
         features = facts.attributes
         method = plugin.settings.encoder.stain
         if method is not None and not features_attributes(root, slide_id, facts.key):

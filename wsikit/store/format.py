@@ -102,6 +102,10 @@ class Layout:
         """Done record of one shard of one encoder's features."""
         return self.done(slide_id) / key / str(shard)
 
+    def labels_record(self, slide_id: str) -> Path:
+        """Done record of a slide's labels."""
+        return self.done(slide_id) / "labels" / "0"
+
     def outcome(self, slide_id: str) -> Path:
         """What the last run said of a slide that is not finished."""
         return self.outcomes / f"{slide_id}.json"

@@ -16,7 +16,7 @@ from wsikit.errors import ConfigError, StoreError, UnknownNameError
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
 from wsikit.store.shard import read_rows
-from wsikit.store.writer import missing_shards, slide_attributes, store_attributes, stored_quality_names
+from wsikit.store.writer import labels_source, missing_shards, slide_attributes, store_attributes, stored_quality_names
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 """Quality measure -> (least, most), either None for no bound."""
@@ -178,6 +178,22 @@ class FeatureStore:
         folders = [self._layout.features(slide_id, key) for key in keys]
         measured = next((folder for folder in folders if stored_quality_names(folder)), None)
         return found if measured is None else {**found, **self._columns(measured / "quality")}
+
+    def labels(self, slide_id: str) -> dict[str, npt.NDArray[np.float32]]:
+        """What was drawn on a slide: for each class the share of every planned tile's area, (N,) float32.
+
+        A class that is not named covers nothing: the slide was annotated without it.
+
+        Raises:
+            UnknownNameError: No such slide, or no annotations were given for it.
+        """
+        self._require(slide_id)
+        if labels_source(self.path, slide_id) is None:
+            raise UnknownNameError(
+                f"store {self.path}, slide {slide_id!r}: no annotations; 'wsikit extract ... --annotations FOLDER' "
+                "with the same settings adds them"
+            )
+        return self._columns(self._layout.slide(slide_id) / "labels")
 
     def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
         """Features of every planned tile (or of some rows), NaN where the status is not 0; (N, D) float16."""

@@ -131,6 +131,41 @@ def write_plan(
     write_record(layout.plan_record(slide_id), root, objects, {"tiles": rows})
 
 
+def write_labels(
+    root: Path, slide_id: str, labels: Mapping[str, npt.NDArray[np.float32]], *, source: Mapping[str, Any]
+) -> None:
+    """Write what was drawn on a slide as labels of its tiles, in place of earlier ones.
+
+    Args:
+        root: The store.
+        slide_id: A planned slide.
+        labels: Class -> (N,) share of each tile's area.
+        source: What they were made from (hash of the file), as plain JSON values.
+    """
+    import zarr
+
+    layout, (rows, plan) = fmt.Layout(root), read_plan(root, slide_id)
+    folder, record = layout.slide(slide_id) / "labels", layout.labels_record(slide_id)
+    record.unlink(missing_ok=True)  # first: without a record there are no labels
+    shutil.rmtree(folder, ignore_errors=True)
+    names = sorted(labels)
+    array = zarr.open_group(layout.slide(slide_id), mode="r+").create_array(
+        "labels",
+        attributes={"names": names, **source},
+        **fmt.array_options((rows, max(len(names), 1)), "float32", rows=max(rows, 1)),
+    )
+    array[:] = np.stack([labels[name] for name in names], axis=1) if names else np.float32("nan")
+    write_record(record, root, list(folder.iterdir()), {"plan": plan, **source})
+
+
+def labels_source(root: Path, slide_id: str) -> dict[str, Any] | None:
+    """The done record of a slide's labels, or None where it has none for its tiles."""
+    record = read_record(fmt.Layout(root).labels_record(slide_id))
+    if record is None or record.get("plan") != read_plan(root, slide_id)[1] or not is_whole(root, record):
+        return None
+    return record
+
+
 def planned(root: Path, slide_id: str) -> bool:
     """Whether a slide's plan is complete on disk."""
     return is_whole(root, read_record(fmt.Layout(root).plan_record(slide_id)))
