@@ -97,6 +97,7 @@ def test_models_lists_what_can_be_named():
     for name in ("colour", "timm:NAME", "saturation", "network", "openslide", "tiffslide"):
         assert name in text
     assert "timm:vit_small_patch16_224" in wsikit("models", "timm:vit_small_patch16*", "--kind", "encoder").stdout
+    assert "vahadane" in wsikit("models", "--kind", "stain").stdout
     assert wsikit("models", "nothing*").returncode == 2
 
 

@@ -35,9 +35,11 @@ def fit_slide(root: Path, entry: SlideEntry, attributes: Mapping[str, Any], meth
         entry.path, mpp=mpp, scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
     ) as slide:
         for x, y in coords[rows].tolist():
-            try:
-                tiles.append(read_tile(slide, choice, tile_px, (x, y)))
-            except TileReadError:  # it gets its status when it is encoded; the fit does without
-                continue
+            for _ in range(2):  # as tiles are read for the encoder: network disks fail for a moment
+                try:
+                    tiles.append(read_tile(slide, choice, tile_px, (x, y)))
+                    break
+                except TileReadError:  # it gets its status when it is encoded; the fit does without
+                    continue
     sample = np.stack(tiles) if tiles else np.empty((0, tile_px, tile_px, 3), np.uint8)
     return {**stain_identity(method), "parameters": fit_stain(method, sample)}
