@@ -98,6 +98,7 @@ def test_models_lists_what_can_be_named():
         assert name in text
     assert "Ilse" in wsikit("models", "abmil", "--kind", "aggregator").stdout
     assert "timm:vit_small_patch16_224" in wsikit("models", "timm:vit_small_patch16*", "--kind", "encoder").stdout
+    assert "vahadane" in wsikit("models", "--kind", "stain").stdout
     assert wsikit("models", "nothing*").returncode == 2
 
 

@@ -89,6 +89,25 @@ def test_the_store_says_how_it_was_made(done):
     assert status.running == ""
 
 
+def test_measures_of_the_pixels_are_kept_and_filter_when_reading(done, cohort):
+    import openslide
+
+    from wsikit.slides.quality import QUALITY_NAMES, tile_quality
+
+    store = wk.open_store(done.store)
+    found = store.quality("large")
+    assert list(found) == ["tissue_fraction", *QUALITY_NAMES]
+    slide = openslide.OpenSlide(cohort / "large.svs")
+    for row in (0, 4095, 4096, 4355):
+        x, y = store.coords("large")[row].tolist()
+        tile = np.asarray(slide.read_region((x, y), 0, (32, 32)))[None, ..., :3]
+        np.testing.assert_array_equal([found[name][row] for name in QUALITY_NAMES], tile_quality(tile)[0])
+    slide.close()
+    middle = float(np.median(found["brightness"]))
+    bag = store.bag("large", encoder="colour", where={"brightness": (middle, None)})
+    assert bag.rows.tolist() == np.flatnonzero(found["brightness"] >= np.float32(middle)).tolist()
+
+
 def test_one_worker_writes_the_same_bytes(done, cohort, tmp_path, tree_of):
     one = wk.extract_features(cohort, out=tmp_path / "one.zarr", workers=1, **OPTIONS)
     assert tree_of(one.store) == tree_of(done.store)
@@ -209,6 +228,7 @@ def test_bad_slides_are_named_and_the_rest_is_done(cohort, tmp_path):
     touched = {(x, y) for x, y in coords.tolist() if (x < 256) == (y < 256) and x < 512 and y < 512}
     assert {tuple(c) for c in coords[status == 1].tolist()} == touched
     assert found["torn"].unreadable == len(touched) == 128
+    assert (np.isnan(store.quality("torn")["focus"]) == (status == 1)).all()
     kept = {tuple(c): x for c, x in zip(whole_bag.coords.tolist(), whole_bag.x, strict=True)}
     for c, x in zip(bag.coords.tolist(), bag.x, strict=True):
         np.testing.assert_array_equal(kept[tuple(c)], x)

@@ -33,8 +33,25 @@ def command(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with a column 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue."
+            help="CSV with 'path' (or 'slide') and any of slide_id, mpp, mpp_x, mpp_y, scene, tissue, annotations."
         ),
+    ] = None,
+    stain_norm: Annotated[
+        str | None,
+        typer.Option(
+            help="Normalise the stain of each slide: macenko, reinhard or vahadane.", rich_help_panel=_ADVANCED
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of annotations named like the slides (QuPath GeoJSON, ASAP XML): kept as labels of the tiles.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = None,
+    annotation_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep only tiles on annotations of this class; can be repeated.", rich_help_panel=_ADVANCED),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
     stride_px: Annotated[
@@ -82,7 +99,7 @@ def command(
             report = extract_features(
                 slides or [],
                 out=out,
-                encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads),
+                encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads, stain_norm),
                 spec=TilingSpec(tile_px, target_mpp, stride_px, min_tissue),
                 tissue=tissue,
                 tissue_options=dict(_option(text) for text in tissue_option or []),
@@ -90,6 +107,8 @@ def command(
                 missing_mpp=mpp,
                 allow_unequal_mpp=allow_unequal_mpp,
                 max_unreadable=max_unreadable,
+                annotations=annotations,
+                annotation_classes=annotation_class or (),
                 workers=workers,
                 wait=wait,
                 progress=progress,

@@ -1,4 +1,4 @@
-"""wsikit models: encoders, tissue methods, slide readers and aggregators by name."""
+"""wsikit models: what can be named, from encoders to aggregators."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ wsikit models --kind tissue"""
 
 def command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
-    kind: Annotated[str, typer.Option(help="encoder, tissue, reader or aggregator; default: all.")] = "",
+    kind: Annotated[str, typer.Option(help="encoder, tissue, stain, reader or aggregator; default: all.")] = "",
 ) -> None:
-    """What can be named: tile encoders, tissue methods, slide readers, aggregators."""
+    """What can be named: tile encoders, tissue methods, stain normalisations, slide readers, aggregators."""
     from rich.table import Table
 
     from wsikit.cli._show import stdout_console
     from wsikit.errors import ConfigError, UnknownNameError
 
-    tables = {"encoder": _encoders, "tissue": _tissue, "reader": _readers, "aggregator": _aggregators}
+    tables = {
+        "encoder": _encoders, "tissue": _tissue, "stain": _stain, "reader": _readers, "aggregator": _aggregators,
+    }  # fmt: skip
     if kind and kind not in tables:
         raise ConfigError(f"--kind {kind}: expected one of {', '.join(tables)}")
     console, found = stdout_console(), 0
@@ -67,6 +69,13 @@ def _tissue(pattern: str) -> tuple[list[str], list[list[str]]]:
     return ["name", "works at", "what", "reference"], [
         [c.name, f"{c.mpp:g} um/px", c.summary, c.reference] for c in cards
     ]
+
+
+def _stain(pattern: str) -> tuple[list[str], list[list[str]]]:
+    from wsikit.slides.stain_norm import STAIN_METHODS
+
+    cards = [STAIN_METHODS[name].card for name in STAIN_METHODS.names(pattern)]
+    return ["name", "what", "reference"], [[c.name, c.summary, c.reference] for c in cards]
 
 
 def _readers(pattern: str) -> tuple[list[str], list[list[str]]]:

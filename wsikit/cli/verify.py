@@ -25,6 +25,7 @@ def command(
     encoder: Annotated[str, typer.Option(help="The encoder they were extracted with.")] = "texture",
     weights: Annotated[str | None, typer.Option(help="Its weights.")] = None,
     precision: Annotated[str, typer.Option(help="Its precision.")] = "float32",
+    stain_norm: Annotated[str | None, typer.Option(help="The stain normalisation, if there was one.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Hash every object again, compare shapes, and values with statuses."""
@@ -50,7 +51,8 @@ def command(
         from wsikit.extract.settings import EncoderSettings
 
         entries = [e for e in collect_slides(slides or [], manifest=manifest) if e.slide_id in names]
-        findings += again(opened, entries, EncoderSettings(encoder, weights, precision), tiles=re_extract)
+        asked = EncoderSettings(encoder, weights, precision, stain=stain_norm)
+        findings += again(opened, entries, asked, tiles=re_extract)
     if json_:
         print_json({"slides": len(names), "findings": findings})
     else:

@@ -85,8 +85,12 @@ class Encoder(Protocol):
         ...
 
 
-def encoder_key(encoder: Encoder) -> str:
+def encoder_key(encoder: Encoder, *, stain: Mapping[str, Any] | None = None) -> str:
     """The name of the encoder's features in a store: its name as a slug + 8 hex of its identity.
+
+    Args:
+        encoder: The encoder.
+        stain: Method and version of the stain normalisation of its tiles, or None for tiles as scanned.
 
     Only what decides the numbers counts: a corrected licence or citation on the card leaves the key alone.
 
@@ -94,9 +98,15 @@ def encoder_key(encoder: Encoder) -> str:
         >>> encoder_key(wk.create_encoder("colour"))      # doctest: +SKIP
         'colour-5f0c2a91'
     """
-    facts = {"name": encoder.card.name, "dim": encoder.card.dim, "identity": dict(encoder.identity)}
+    identity = features_identity(encoder, stain)
+    facts = {"name": encoder.card.name, "dim": encoder.card.dim, "identity": identity}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return f"{slug(encoder.card.name)}-{digest[:8]}"
+
+
+def features_identity(encoder: Encoder, stain: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What decides an encoder's features of a tile: its identity, and what is done to the tile before."""
+    return {**encoder.identity, **({} if stain is None else {"stain": dict(stain)})}
 
 
 def slug(name: str) -> str:

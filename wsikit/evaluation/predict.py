@@ -164,7 +164,11 @@ def _extract(
         [target],
         out=store,
         encoder=EncoderSettings(
-            encoder["card"]["name"], weights, batch_size=encoder["run"]["batch_size"], threads=encoder["run"]["threads"]
+            encoder["card"]["name"],
+            weights,
+            batch_size=encoder["run"]["batch_size"],
+            threads=encoder["run"]["threads"],
+            stain=encoder.get("identity", {}).get("stain", {}).get("method"),
         ),
         spec=TilingSpec(**configuration["tiling"]),
         tissue=tissue["method"],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
+from wsikit.slides.annotations import SUFFIXES
 from wsikit.slides.base import SLIDE_SUFFIXES, slide_id_of
 from wsikit.store.format import check_slide_id
 
@@ -27,6 +28,7 @@ class SlideEntry:
         mpp: Micrometres per level-0 pixel (x, y), if given.
         scene: Scene or focal plane, if given.
         tissue: GeoJSON file with the slide's tissue, if given.
+        annotations: File with what was drawn on the slide, if given.
     """
 
     slide_id: str
@@ -34,6 +36,7 @@ class SlideEntry:
     mpp: tuple[float, float] | None = None
     scene: str | None = None
     tissue: Path | None = None
+    annotations: Path | None = None
 
 
 COLUMNS = {
@@ -45,6 +48,7 @@ COLUMNS = {
     "mpp_y": "the same along y",
     "scene": "scene or focal plane, for files with several",
     "tissue": "GeoJSON with the slide's tissue, as QuPath exports it; it takes the place of the segmenter",
+    "annotations": "what was drawn on the slide: GeoJSON as QuPath exports it, or XML as ASAP writes it",
 }
 """Columns of a manifest; one of ``path`` and ``slide`` is needed."""
 
@@ -80,6 +84,29 @@ def collect_slides(
                 "give one another 'slide_id' in a manifest"
             )
     return list(seen.values())
+
+
+def with_annotations(entries: Sequence[SlideEntry], folder: str | PathLike[str]) -> list[SlideEntry]:
+    """Slides with the annotation file of a folder that bears their id or file name; a manifest's goes before.
+
+    Raises:
+        ConfigError: No such folder, no file of it belongs to any slide, or two belong to one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"no such folder of annotations: {folder}")
+    files: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        if path.stem in files:
+            raise ConfigError(f"two files of annotations for {path.stem!r}: {files[path.stem]} and {path}")
+        files[path.stem] = path
+    found = [replace(e, annotations=e.annotations or files.get(e.slide_id) or files.get(e.path.stem)) for e in entries]
+    if not any(entry.annotations for entry in found):
+        raise ConfigError(
+            f"folder {folder}: none of its {len(files)} files ({' '.join(SUFFIXES)}) is named like one of the "
+            f"{len(entries)} slides; expected for instance {entries[0].slide_id}.geojson"
+        )
+    return found
 
 
 def _search(paths: Iterable[str | PathLike[str]]) -> list[Path]:
@@ -144,6 +171,7 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
             _mpp(values, where),
             values.get("scene") or None,
             _beside(manifest, values["tissue"], where) if values.get("tissue") else None,
+            _beside(manifest, values["annotations"], where) if values.get("annotations") else None,
         )
     return chosen
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import ChangedError, MissingMppError, NoTissueError
+from wsikit.errors import ChangedError, ConfigError, MissingMppError, NoTissueError
 from wsikit.extract.failure import writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_plan, picture_stored
 from wsikit.extract.settings import RunSettings
 from wsikit.geometry import Mpp
 from wsikit.provenance import file_bytes, fingerprint, sha256_file
+from wsikit.slides.annotations import Annotations, class_shares, read_annotations, within_classes
 from wsikit.slides.geojson import read_geojson, write_geojson
 from wsikit.slides.level import LevelChoice
 from wsikit.slides.open import open_slide
@@ -24,7 +25,7 @@ from wsikit.slides.slide import Slide
 from wsikit.slides.tiling import TileSet, tile_slide
 from wsikit.slides.tissue_mask import TissueMask, segment_tissue
 from wsikit.store import format as fmt
-from wsikit.store.writer import slide_attributes, write_plan
+from wsikit.store.writer import labels_source, slide_attributes, write_labels, write_plan
 
 
 def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]:
@@ -38,6 +39,10 @@ def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]
             tissue = read_geojson(entry.tissue, slide)
         else:
             tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
+        drawn: Annotations | None = None
+        if settings.annotation_classes:
+            drawn = _drawn(entry)
+            tissue = within_classes(tissue, drawn, settings.annotation_classes)
         tiles = tile_slide(slide, tissue, settings.spec)
         if settings.report is not None:
             picture_plan(settings.report, entry.slide_id, slide, tissue, tiles)
@@ -46,6 +51,8 @@ def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]
             write_geojson(tissue, outline)
         if not len(tiles):
             found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
+            if drawn is not None:
+                found += f" inside annotations of {list(settings.annotation_classes)} (it has: {drawn.classes})"
             cause = (
                 f"{found}, but no whole tile has {settings.spec.min_tissue:g} of its area on it"
                 if tissue.mask.any()
@@ -53,11 +60,37 @@ def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]
             )
             raise NoTissueError(f"slide {entry.slide_id}: no tiles: {cause}; look at its overlay picture")
         attributes = plan_attributes(entry.path, slide, tissue, tiles)
+        if drawn is not None:
+            attributes["annotations"] = {"sha256": drawn.sha256, "classes": sorted(settings.annotation_classes)}
     with writing(root):
         write_plan(
             root, entry.slide_id, attributes=attributes, coords=tiles.coords, quality=tiles.tissue_fraction[:, None]
         )
     return attributes
+
+
+def _drawn(entry: SlideEntry) -> Annotations:
+    if entry.annotations is None:
+        raise ConfigError(
+            f"slide {entry.slide_id}: tiles are wanted on annotations only, and it has none; add a file named like the "
+            "slide to --annotations, or leave the slide out"
+        )
+    return read_annotations(entry.annotations)
+
+
+def label_tiles(root: Path, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:
+    """Keep the share of every annotated class in every tile of a planned slide, where they are new or changed."""
+    if entry.annotations is None:
+        return
+    drawn = read_annotations(entry.annotations)
+    stored = labels_source(root, entry.slide_id)
+    if stored is not None and stored["sha256"] == drawn.sha256:
+        return
+    width, height = attributes["tile_level0_px"]
+    with open_entry(entry, settings) as slide:
+        shares = class_shares(drawn, slide, read_coords(root, entry.slide_id), (width, height))
+    with writing(root):
+        write_labels(root, entry.slide_id, shares, source={"sha256": drawn.sha256})
 
 
 def open_entry(entry: SlideEntry, settings: RunSettings) -> Slide:
@@ -135,6 +168,12 @@ def same_slide(root: Path, entry: SlideEntry) -> dict[str, Any]:
     if drawn != stored:
         raise ChangedError(
             f"slide {entry.slide_id}: the tissue was {_outline_words(stored)}, now it is {_outline_words(drawn)}; "
+            "'wsikit remove' it from the store first"
+        )
+    restricted = attributes.get("annotations")
+    if restricted is not None and _drawn(entry).sha256 != restricted["sha256"]:
+        raise ChangedError(
+            f"slide {entry.slide_id}: its tiles were chosen by other annotations (sha256 {restricted['sha256'][:12]}); "
             "'wsikit remove' it from the store first"
         )
     if entry.scene != attributes["scene"]:

@@ -16,6 +16,7 @@ from wsikit.extract.settings import EncoderSettings
 from wsikit.extract.worker import read_tiles
 from wsikit.provenance import fingerprint
 from wsikit.slides.open import open_slide
+from wsikit.slides.stain_norm import normalise_stain
 from wsikit.store import format as fmt
 from wsikit.store.reader import FeatureStore
 from wsikit.store.verify import Finding
@@ -48,7 +49,7 @@ def re_extract(
         device="cpu" if asked.device == "auto" else asked.device,
         **({} if asked.weights is None else {"weights": asked.weights}),
     )
-    key = encoder_key(encoder)
+    key = encoder_key(encoder, stain=asked.stain_identity)
     known = [entry for entry in entries if entry.slide_id in store.slide_ids]
     if not known:
         raise ConfigError(f"store {store.path}: none of the {len(entries)} slides given is in it")
@@ -57,7 +58,8 @@ def re_extract(
         if key not in store.keys(entry.slide_id):
             raise ConfigError(
                 f"store {store.path}, slide {entry.slide_id!r}: no features {key}; it has "
-                f"{', '.join(store.keys(entry.slide_id))}: give the same --encoder, --weights and --precision"
+                f"{', '.join(store.keys(entry.slide_id))}: give the same --encoder, --weights, "
+                "--precision and --stain-norm"
             )
         attributes = store.slide(entry.slide_id)
         found = fingerprint(entry.path)
@@ -75,6 +77,9 @@ def re_extract(
         ) as slide:
             again = read_tiles(slide, choice_of(attributes), attributes["tile_px"], coords[rows], pixels)
         stored = store.values(entry.slide_id, encoder=key, rows=rows.tolist()).astype(np.float32)
+        stain = store.encoder(entry.slide_id, key).get("stain")
+        if stain is not None:
+            pixels = normalise_stain(stain["method"], pixels, stain["parameters"])
         fresh = encoder.encode(pixels)
         for i, row in enumerate(rows.tolist()):
             if (again[i] == fmt.UNREADABLE) != (status[row] == fmt.UNREADABLE):

@@ -14,7 +14,7 @@ from typing import Any
 from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
 from wsikit.extract.failure import Failure, StoreWriteError
-from wsikit.extract.inputs import SlideEntry, collect_slides
+from wsikit.extract.inputs import SlideEntry, collect_slides, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
 from wsikit.extract.settings import EncoderSettings, RunSettings
@@ -79,6 +79,8 @@ def extract_features(
     missing_mpp: float | None = None,
     allow_unequal_mpp: bool = False,
     max_unreadable: float = 0.0,
+    annotations: str | PathLike[str] | None = None,
+    annotation_classes: Iterable[str] = (),
     workers: int | None = None,
     wait: bool = False,
     progress: Progress | None = None,
@@ -101,6 +103,10 @@ def extract_features(
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
         max_unreadable: Share of a slide's tiles that may be unreadable before it counts as damaged.
+        annotations: Folder of annotation files named like the slides (QuPath's GeoJSON, ASAP's XML); the share of
+            every class in every tile is kept as labels.
+        annotation_classes: Keep only tiles of which at least ``spec.min_tissue`` is tissue inside of annotations of
+            these classes. A slide without annotations is then refused.
         workers: Worker processes on this machine; default one per core, or one per GPU.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
@@ -123,6 +129,8 @@ def extract_features(
 
     refuse_while_starting()  # before anything else: in a worker, an argument may be wrong that is right in the parent
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
+    if annotations is not None:
+        entries = with_annotations(entries, annotations)
     root = Path(out)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; at least 1")
@@ -135,6 +143,7 @@ def extract_features(
         encoder=encoder if isinstance(encoder, EncoderSettings) else EncoderSettings(encoder),
         missing_mpp=missing_mpp,
         allow_unequal_mpp=allow_unequal_mpp,
+        annotation_classes=tuple(annotation_classes),
     )
     configuration = settings.configuration()  # errors in names and options come before any work
     if ":" not in settings.encoder.name:  # members of a family are looked up on a worker: that imports heavy packages

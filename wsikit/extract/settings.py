@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import ConfigError
+from wsikit.slides.stain_norm import STAIN_METHODS, stain_identity
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD, recorded_parameters
 
@@ -23,6 +24,12 @@ class EncoderSettings:
         device: "cpu", "cuda", or "auto": CUDA where there is one.
         batch_size: Tiles per call. It is part of what makes two runs equal to the bit.
         threads: Threads of the encoder on a CPU, per worker; likewise.
+        stain: Stain normalisation of the tiles ("macenko", "reinhard", "vahadane"), fitted to each slide, or
+            None. Features with another normalisation are other features, under another key.
+
+    Raises:
+        ConfigError: A number below 1.
+        UnknownNameError: No such stain normalisation.
     """
 
     name: str = "texture"
@@ -31,12 +38,20 @@ class EncoderSettings:
     device: str = "auto"
     batch_size: int = 64
     threads: int = 1
+    stain: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.threads < 1:
             raise ConfigError(
                 f"encoder {self.name!r}: batch_size={self.batch_size}, threads={self.threads}; both are at least 1"
             )
+        if self.stain is not None:
+            STAIN_METHODS[self.stain]  # an unknown name ends here, before any work
+
+    @property
+    def stain_identity(self) -> dict[str, Any] | None:
+        """Method and version of the stain normalisation: part of the features' key; None for none."""
+        return None if self.stain is None else stain_identity(self.stain)
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class RunSettings:
         encoder: The encoder and how it is run.
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
+        annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
     """
 
     store: Path
@@ -62,10 +78,13 @@ class RunSettings:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     missing_mpp: float | None = None
     allow_unequal_mpp: bool = False
+    annotation_classes: tuple[str, ...] = ()
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
+        drawn = {"annotation_classes": sorted(self.annotation_classes)} if self.annotation_classes else {}
         return {
+            **drawn,
             "tiling": {**asdict(self.spec), "stride_px": self.spec.effective_stride_px},
             "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
             "resampling": {"coarser": "area", "finer": "cubic"},

@@ -20,22 +20,32 @@ import numpy as np
 import numpy.typing as npt
 from distributed import Worker, WorkerPlugin, get_worker
 
-from wsikit.encoders.card import Encoder, encoder_key
+from wsikit.encoders.card import Encoder, encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
 from wsikit.errors import TileReadError, WsikitError
 from wsikit.extract.failure import Failure, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
-from wsikit.extract.plan import choice_of, picture_again, plan, read_coords, same_slide
+from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
 from wsikit.extract.settings import RunSettings
+from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
 from wsikit.slides.level import LevelChoice
 from wsikit.slides.open import open_slide
+from wsikit.slides.quality import QUALITY_NAMES, tile_quality
 from wsikit.slides.slide import Slide
+from wsikit.slides.stain_norm import normalise_stain
 from wsikit.slides.tiling import read_tile
 from wsikit.store import format as fmt
 from wsikit.store.objects import sweep_partials
-from wsikit.store.writer import add_features, missing_shards, planned, slide_attributes, write_shard
+from wsikit.store.writer import (
+    add_features,
+    features_attributes,
+    missing_shards,
+    planned,
+    slide_attributes,
+    write_shard,
+)
 
 PLUGIN = "wsikit-extract"
 TOPIC = "wsikit-tiles"
@@ -92,7 +102,7 @@ class ExtractPlugin(WorkerPlugin):
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
         self.lock = threading.Lock()
         self._encoder: Encoder | None = None
-        self._device = _device(self.settings.encoder.device, worker.name)
+        self.device = _device(self.settings.encoder.device, worker.name)
 
     @property
     def encoder(self) -> Encoder:
@@ -101,19 +111,20 @@ class ExtractPlugin(WorkerPlugin):
             if self._encoder is None:
                 asked = self.settings.encoder
                 options = {} if asked.weights is None else {"weights": asked.weights}
-                self._encoder = create_encoder(asked.name, precision=asked.precision, device=self._device, **options)
+                self._encoder = create_encoder(asked.name, precision=asked.precision, device=self.device, **options)
             return self._encoder
 
     def facts(self) -> EncoderFacts:
         """Key, width and attributes of the encoder's features."""
         asked, encoder = self.settings.encoder, self.encoder
+        stain = asked.stain_identity
         attributes = {
             "card": asdict(encoder.card),
-            "identity": dict(encoder.identity),
+            "identity": features_identity(encoder, stain),
             "run": {"batch_size": asked.batch_size, "threads": asked.threads},
-            "made_with": {"device": self._device.split(":")[0], "cpu": _cpu_capability(), **versions(_VERSIONS)},
+            "made_with": {"device": self.device.split(":")[0], "cpu": _cpu_capability(), **versions(_VERSIONS)},
         }
-        return EncoderFacts(encoder_key(encoder), encoder.card.dim, attributes)
+        return EncoderFacts(encoder_key(encoder, stain=stain), encoder.card.dim, attributes)
 
 
 def describe_encoder() -> EncoderFacts | Failure:
@@ -140,9 +151,14 @@ def plan_slide(store: str, slide_id: str) -> Planned:
                 picture_again(root, entry, plugin.settings, attributes)
         else:
             attributes = plan(root, entry, plugin.settings)
+        label_tiles(root, entry, plugin.settings, attributes)
+        features = facts.attributes
+        method = plugin.settings.encoder.stain
+        if method is not None and not features_attributes(root, slide_id, facts.key):
+            features = {**features, "stain": fit_slide(root, entry, attributes, method)}
         with writing(root):
             sweep_partials(fmt.Layout(root).features(slide_id, facts.key))
-            add_features(root, slide_id, facts.key, dim=facts.dim, attributes=facts.attributes)
+            add_features(root, slide_id, facts.key, dim=facts.dim, attributes=features, quality_names=QUALITY_NAMES)
         counts, missing = attributes["counts"], missing_shards(root, slide_id, facts.key)
         return Planned(
             slide_id, counts["kept"], counts["edge_tissue"], tuple(missing), seconds=time.perf_counter() - began
@@ -174,8 +190,10 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int) -> int
     coords = read_coords(root, slide_id)
     coords = coords[fmt.rows_of(shard, len(coords))]
     choice, tile_px, batch_size = choice_of(attributes), attributes["tile_px"], settings.encoder.batch_size
+    stain = features_attributes(root, slide_id, facts.key).get("stain")
     values = np.full((len(coords), facts.dim), np.nan, np.float16)
     status = np.full(len(coords), fmt.UNREADABLE, np.uint8)
+    quality = np.empty((len(coords), len(QUALITY_NAMES)), np.float32)
     pixels = np.empty((min(batch_size, len(coords)), tile_px, tile_px, 3), np.uint8)
     mpp = (attributes["mpp"][0], attributes["mpp"][1])
     with open_slide(
@@ -185,11 +203,12 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int) -> int
             rows = slice(start, min(start + batch_size, len(coords)))
             batch = pixels[: rows.stop - start]
             status[rows] = read_tiles(slide, choice, tile_px, coords[rows], batch)
-            values[rows] = _run_encoder(plugin, batch, status[rows])
+            quality[rows] = tile_quality(batch)
+            values[rows] = _run_encoder(plugin, batch, status[rows], stain)
             get_worker().log_event(TOPIC, rows.stop - start)
     with writing(root):
         write_shard(
-            root, slide_id, facts.key, shard, values=values, status=status,
+            root, slide_id, facts.key, shard, values=values, status=status, quality=quality,
             facts={"made_with": facts.attributes["made_with"]},
         )  # fmt: skip
     return len(coords)
@@ -216,7 +235,10 @@ def read_tiles(
 
 
 def _run_encoder(
-    plugin: ExtractPlugin, batch: npt.NDArray[np.uint8], status: npt.NDArray[np.uint8]
+    plugin: ExtractPlugin,
+    batch: npt.NDArray[np.uint8],
+    status: npt.NDArray[np.uint8],
+    stain: Mapping[str, Any] | None = None,
 ) -> npt.NDArray[np.float16]:
     """float16 features of a batch; marks rows as not finite in ``status``."""
     import torch
@@ -224,6 +246,8 @@ def _run_encoder(
     encoder = plugin.encoder
     with plugin.lock:
         torch.set_num_threads(plugin.settings.encoder.threads)
+        if stain is not None:
+            batch = normalise_stain(stain["method"], batch, stain["parameters"], device=plugin.device)
         features = encoder.encode(batch)
     with np.errstate(over="ignore"):
         half = features.astype(np.float16)

@@ -70,14 +70,14 @@ def read_geojson(
     path = Path(path)
     try:
         content = path.read_bytes()
-        features = list(_features(json.loads(content)))
+        features = list(features_of(json.loads(content)))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read as GeoJSON: {type(error).__name__}: {error}") from error
     found = {kind for kind, _ in features}
     for kind in classes or ():
         if kind not in found:
             raise ConfigError(f"{path}: no annotation of class {kind!r}{nearest(kind, found)} (found: {sorted(found)})")
-    polygons = [p for kind, geometry in features if classes is None or kind in classes for p in _polygons(geometry)]
+    polygons = [p for kind, geometry in features if classes is None or kind in classes for p in polygons_of(geometry)]
     if not polygons:
         raise ConfigError(f"{path}: no polygon among {len(features)} annotations; expected Polygon or MultiPolygon")
     if not all(np.isfinite(ring).all() for rings in polygons for ring in rings):
@@ -103,24 +103,26 @@ def read_geojson(
     return TissueMask(mask, downsample, reached, "geojson", parameters)
 
 
-def _features(data: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def features_of(data: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """(class, geometry) of everything in a GeoJSON value."""
     if isinstance(data, list):
         for item in data:
-            yield from _features(item)
+            yield from features_of(item)
     elif data["type"] == "FeatureCollection":
-        yield from _features(data["features"])
+        yield from features_of(data["features"])
     elif data["type"] == "Feature":
-        kind = ((data.get("properties") or {}).get("classification") or {}).get("name", "")
+        given = (data.get("properties") or {}).get("classification") or {}
+        kind = given.get("name") or ": ".join(given.get("names", []))  # QuPath 0.5 lists the parts of derived classes
         if data["geometry"] is not None:
-            yield from ((kind, geometry) for _, geometry in _features(data["geometry"]))
+            yield from ((kind, geometry) for _, geometry in features_of(data["geometry"]))
     elif data["type"] == "GeometryCollection":
-        yield from _features(data["geometries"])
+        yield from features_of(data["geometries"])
     else:
         yield "", data
 
 
-def _polygons(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
+def polygons_of(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
+    """Rings of each polygon of a geometry, outline first; none of lines and points."""
     if geometry["type"] in ("Polygon", "MultiPolygon"):
         many = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
         for rings in many:

@@ -24,6 +24,7 @@ OK, UNREADABLE, NOT_FINITE = 0, 1, 2
 STATUS_NAMES = {OK: "ok", UNREADABLE: "unreadable", NOT_FINITE: "encoder gave no finite number"}
 
 QUALITY_NAMES = ("tissue_fraction",)
+"""What is known of a tile when it is planned; what is measured on its pixels lies beside each encoder's features."""
 
 PRIVATE = ".wsikit"
 """Run records. It carries the metadata of an empty Zarr array, because Zarr warns of any folder in a
@@ -100,6 +101,10 @@ class Layout:
     def shard_record(self, slide_id: str, key: str, shard: int) -> Path:
         """Done record of one shard of one encoder's features."""
         return self.done(slide_id) / key / str(shard)
+
+    def labels_record(self, slide_id: str) -> Path:
+        """Done record of a slide's labels."""
+        return self.done(slide_id) / "labels" / "0"
 
     def outcome(self, slide_id: str) -> Path:
         """What the last run said of a slide that is not finished."""

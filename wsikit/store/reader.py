@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import StoreError, UnknownNameError
+from wsikit.errors import ConfigError, StoreError, UnknownNameError
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
 from wsikit.store.shard import read_rows
-from wsikit.store.writer import missing_shards, slide_attributes, store_attributes
+from wsikit.store.writer import labels_source, missing_shards, slide_attributes, store_attributes, stored_quality_names
+
+Bounds = Mapping[str, tuple[float | None, float | None]]
+"""Quality measure -> (least, most), either None for no bound."""
 
 
 @dataclass(frozen=True)
@@ -147,34 +150,105 @@ class FeatureStore:
         self._require(slide_id)
         return np.asarray(self._array(self._layout.slide(slide_id) / "coords")[:], np.int32)
 
-    def quality(self, slide_id: str) -> dict[str, npt.NDArray[np.float32]]:
-        """Every quality measure of every planned tile, by name, each (N,) float32."""
+    def quality(self, slide_id: str, *, encoder: str | None = None) -> dict[str, npt.NDArray[np.float32]]:
+        """Every quality measure of every planned tile, by name, each (N,) float32.
+
+        Args:
+            slide_id: One of ``slide_ids``.
+            encoder: Beside whose features the measures are read; default: any that has them. They are of the
+                tiles as scanned, whatever the encoder.
+
+        Returns:
+            ``tissue_fraction``, and what was measured on the pixels (``slides.quality.QUALITY_NAMES``), NaN for
+            tiles that could not be read. Features extracted before there were measures have ``tissue_fraction`` alone.
+
+        Raises:
+            UnknownNameError: No such slide or encoder.
+            StoreError: The encoder's features are not finished.
+
+        Example:
+            >>> sharp = store.quality("a")["focus"] > 0.15            # doctest: +SKIP
+        """
         self._require(slide_id)
-        array = self._array(self._layout.slide(slide_id) / "quality")
-        values = np.asarray(array[:], np.float32)
-        return {str(name): values[:, i] for i, name in enumerate(array.attrs["names"])}
+        found = self._columns(self._layout.slide(slide_id) / "quality")
+        if encoder is not None:
+            keys = [self._finished_key(slide_id, encoder)]
+        else:
+            keys = [key for key in self.keys(slide_id) if not missing_shards(self.path, slide_id, key)]
+        folders = [self._layout.features(slide_id, key) for key in keys]
+        measured = next((folder for folder in folders if stored_quality_names(folder)), None)
+        return found if measured is None else {**found, **self._columns(measured / "quality")}
+
+    def labels(self, slide_id: str) -> dict[str, npt.NDArray[np.float32]]:
+        """What was drawn on a slide: for each class the share of every planned tile's area, (N,) float32.
+
+        A class that is not named covers nothing: the slide was annotated without it.
+
+        Raises:
+            UnknownNameError: No such slide, or no annotations were given for it.
+        """
+        self._require(slide_id)
+        if labels_source(self.path, slide_id) is None:
+            raise UnknownNameError(
+                f"store {self.path}, slide {slide_id!r}: no annotations; 'wsikit extract ... --annotations FOLDER' "
+                "with the same settings adds them"
+            )
+        return self._columns(self._layout.slide(slide_id) / "labels")
 
     def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
         """Features of every planned tile (or of some rows), NaN where the status is not 0; (N, D) float16."""
         key = self._finished_key(slide_id, encoder)
         return read_rows(self._layout.features(slide_id, key) / "values", rows)
 
-    def bag(self, slide_id: str, *, encoder: str) -> Bag:
+    def bag(self, slide_id: str, *, encoder: str, where: Bounds | None = None) -> Bag:
         """The features of a slide, without the rows that have none.
 
         Args:
             slide_id: One of ``slide_ids``.
             encoder: Name of the encoder, or the key of its features.
+            where: Quality measure -> (least, most), either None for no bound: keep only tiles within all bounds,
+                ends included. A tile without the measure is not within them.
 
         Raises:
-            UnknownNameError: No such slide or encoder.
+            UnknownNameError: No such slide, encoder or quality measure.
+            ConfigError: A bound that is not a pair of numbers, or the least above the most.
             StoreError: The features are not finished.
+
+        Example:
+            >>> sharp = {"focus": (0.15, None), "pen": (None, 0.1)}
+            >>> bag = store.bag("a", encoder="texture", where=sharp)    # doctest: +SKIP
         """
-        rows = np.flatnonzero(self.status(slide_id, encoder=encoder) == fmt.OK)
+        keep = self.status(slide_id, encoder=encoder) == fmt.OK
+        if where:
+            keep &= self._within(slide_id, encoder, where)
+        rows = np.flatnonzero(keep)
         x = self.values(slide_id, encoder=encoder)
         if len(rows) != len(x):
             x = x[rows]
         return Bag(x, self.coords(slide_id)[rows], slide_id, rows)
+
+    def _within(self, slide_id: str, encoder: str, where: Bounds) -> npt.NDArray[np.bool_]:
+        """Which tiles lie within bounds, (N,)."""
+        columns = self.quality(slide_id, encoder=encoder)
+        if not set(where) <= set(columns):
+            columns = {**self.quality(slide_id), **columns}  # these features are older than another encoder's
+        keep = np.ones(len(columns[fmt.QUALITY_NAMES[0]]), np.bool_)
+        for name, bounds in where.items():
+            if name not in columns:
+                raise UnknownNameError(
+                    f"store {self.path}, slide {slide_id!r}: no quality measure {name!r}{nearest(name, columns)} "
+                    f"(it has: {', '.join(columns)}); features that were extracted before "
+                    "there were measures of the pixels have none: extract into a new store"
+                )
+            try:
+                least, most = (given if given is None else float(given) for given in bounds)
+            except (TypeError, ValueError):
+                raise ConfigError(f"where: {name}={bounds!r}; expected (least, most), either may be None") from None
+            if least is not None and most is not None and least > most:
+                raise ConfigError(f"where: {name}={bounds!r}; the least is above the most")
+            keep &= columns[name] >= (-np.inf if least is None else least)
+            keep &= columns[name] <= (np.inf if most is None else most)
+        return keep
 
     def _finished_key(self, slide_id: str, encoder: str) -> str:
         key = self.resolve(slide_id, encoder)
@@ -192,6 +266,12 @@ class FeatureStore:
             raise UnknownNameError(
                 f"store {self.path}: no slide {slide_id!r}{nearest(slide_id, known)} (it has {len(known)} slides)"
             )
+
+    def _columns(self, path: Path) -> dict[str, npt.NDArray[np.float32]]:
+        """The columns of an (N, M) array that has their names in its attributes."""
+        array = self._array(path)
+        values = np.asarray(array[:], np.float32)
+        return {str(name): values[:, i] for i, name in enumerate(array.attrs["names"])}
 
     @staticmethod
     def _array(path: Path) -> Any:

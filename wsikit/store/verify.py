@@ -132,3 +132,10 @@ def _verify_values(store: FeatureStore, slide_id: str) -> Iterator[Finding]:
                 slide_id, "inconsistent", f"features {key}: {len(wrong)} rows whose values contradict their status, "
                 f"the first {wrong[0]}"
             )  # fmt: skip
+        for name, column in store.quality(slide_id, encoder=key).items():
+            wrong = np.flatnonzero(~np.isfinite(column) & (status != fmt.UNREADABLE))
+            if len(wrong):
+                yield Finding(
+                    slide_id, "inconsistent", f"features {key}: {name!r} is missing for {len(wrong)} tiles that were "
+                    f"read, the first {wrong[0]}"
+                )  # fmt: skip

@@ -7,7 +7,7 @@ function writes is synced and named with its hash in a done record before it ret
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,41 @@ def write_plan(
     write_record(layout.plan_record(slide_id), root, objects, {"tiles": rows})
 
 
+def write_labels(
+    root: Path, slide_id: str, labels: Mapping[str, npt.NDArray[np.float32]], *, source: Mapping[str, Any]
+) -> None:
+    """Write what was drawn on a slide as labels of its tiles, in place of earlier ones.
+
+    Args:
+        root: The store.
+        slide_id: A planned slide.
+        labels: Class -> (N,) share of each tile's area.
+        source: What they were made from (hash of the file), as plain JSON values.
+    """
+    import zarr
+
+    layout, (rows, plan) = fmt.Layout(root), read_plan(root, slide_id)
+    folder, record = layout.slide(slide_id) / "labels", layout.labels_record(slide_id)
+    record.unlink(missing_ok=True)  # first: without a record there are no labels
+    shutil.rmtree(folder, ignore_errors=True)
+    names = sorted(labels)
+    array = zarr.open_group(layout.slide(slide_id), mode="r+").create_array(
+        "labels",
+        attributes={"names": names, **source},
+        **fmt.array_options((rows, max(len(names), 1)), "float32", rows=max(rows, 1)),
+    )
+    array[:] = np.stack([labels[name] for name in names], axis=1) if names else np.float32("nan")
+    write_record(record, root, list(folder.iterdir()), {"plan": plan, **source})
+
+
+def labels_source(root: Path, slide_id: str) -> dict[str, Any] | None:
+    """The done record of a slide's labels, or None where it has none for its tiles."""
+    record = read_record(fmt.Layout(root).labels_record(slide_id))
+    if record is None or record.get("plan") != read_plan(root, slide_id)[1] or not is_whole(root, record):
+        return None
+    return record
+
+
 def planned(root: Path, slide_id: str) -> bool:
     """Whether a slide's plan is complete on disk."""
     return is_whole(root, read_record(fmt.Layout(root).plan_record(slide_id)))
@@ -143,7 +178,15 @@ def slide_attributes(root: Path, slide_id: str) -> dict[str, Any]:
     return dict(zarr.open_group(fmt.Layout(root).slide(slide_id), mode="r").attrs)
 
 
-def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: Mapping[str, Any]) -> None:
+def add_features(
+    root: Path,
+    slide_id: str,
+    key: str,
+    *,
+    dim: int,
+    attributes: Mapping[str, Any],
+    quality_names: Sequence[str] = (),
+) -> None:
     """Create the arrays of one encoder's features of a slide, or check the ones that are there.
 
     Args:
@@ -152,20 +195,27 @@ def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: M
         key: Key of the encoder.
         dim: Width D of a feature.
         attributes: The encoder's card, identity, settings of the run, versions.
+        quality_names: Measures that are written with every shard; features that are there already keep theirs.
 
     Raises:
-        ChangedError: They exist and were made with other settings (batch size, threads).
+        ChangedError: They exist and were made with other settings (batch size, threads), or are not finished
+            and were begun with other measures.
     """
     import zarr
 
     layout = fmt.Layout(root)
     folder, rows = layout.features(slide_id, key), read_plan(root, slide_id)[0]
-    status_meta = folder / "status" / "zarr.json"  # written last
-    if status_meta.exists():
-        stored: dict[str, Any] = dict(zarr.open_group(folder, mode="r").attrs)
+    stored = features_attributes(root, slide_id, key)
+    if stored:
         if stored.get("run") != attributes.get("run"):
             lines = "; ".join(differences(stored.get("run", {}), attributes.get("run", {})))
             raise ChangedError(f"store {root}, slide {slide_id!r}, features {key}: begun with other settings: {lines}")
+        begun = stored_quality_names(folder)
+        if quality_names and begun and list(quality_names) != begun and missing_shards(root, slide_id, key):
+            raise ChangedError(
+                f"store {root}, slide {slide_id!r}, features {key}: begun with the quality measures {begun}, "
+                f"this wsikit takes {list(quality_names)}; finish with the wsikit that began it, or remove the slide"
+            )
         return
     group = zarr.create_group(
         folder,
@@ -173,11 +223,37 @@ def add_features(root: Path, slide_id: str, key: str, *, dim: int, attributes: M
         overwrite=True,
     )
     group.create_array("values", **fmt.array_options((rows, dim), "float16", rows=fmt.SHARD_ROWS, sharded=True))
+    if quality_names:
+        group.create_array(
+            "quality",
+            attributes={"names": list(quality_names)},
+            **fmt.array_options((rows, len(quality_names)), "float32", rows=fmt.SHARD_ROWS),
+        )
     group.create_array(
         "status",
         attributes={"names": {str(code): name for code, name in fmt.STATUS_NAMES.items()}},
         **fmt.array_options((rows,), "uint8", rows=fmt.SHARD_ROWS),
     )
+
+
+def features_attributes(root: Path, slide_id: str, key: str) -> dict[str, Any]:
+    """Attributes of an encoder's features of a slide; empty where they are not begun."""
+    import zarr
+
+    folder = fmt.Layout(root).features(slide_id, key)
+    if not (folder / "status" / "zarr.json").exists():  # written last
+        return {}
+    return dict(zarr.open_group(folder, mode="r").attrs)
+
+
+def stored_quality_names(features: Path) -> list[str]:
+    """Names of the measures that lie beside an encoder's features, in the folder of these; none in older stores."""
+    import zarr
+
+    if not (features / "quality" / "zarr.json").exists():
+        return []
+    names: Any = zarr.open_array(features / "quality", mode="r").attrs["names"]
+    return [str(name) for name in names]
 
 
 def read_plan(root: Path, slide_id: str) -> tuple[int, str]:
@@ -204,6 +280,7 @@ def write_shard(
     values: npt.NDArray[np.float16],
     status: npt.NDArray[np.uint8],
     facts: Mapping[str, Any],
+    quality: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """Write the rows of one shard and its done record.
 
@@ -215,6 +292,8 @@ def write_shard(
         values: (n, D); rows whose status is not 0 become NaN.
         status: (n,) codes of ``format.STATUS_NAMES``.
         facts: What the record says beside hashes (versions, device).
+        quality: (n, M) measures, where ``add_features`` was given their names; rows of unreadable tiles become
+            NaN. Passed over for features that were begun without.
     """
     import zarr
 
@@ -239,6 +318,17 @@ def write_shard(
         folder / "status" / f"c.{shard}",
         *(folder / part / "zarr.json" for part in (".", "values", "status")),
     ]
+    if "quality" in group:
+        quality_array = group["quality"]
+        assert isinstance(quality_array, zarr.Array)
+        if quality is None or quality.shape != (len(status), quality_array.shape[1]):
+            raise ValueError(
+                f"slide {slide_id!r}, shard {shard}: quality of shape {None if quality is None else quality.shape}, "
+                f"expected {(len(status), quality_array.shape[1])}: {quality_array.attrs['names']}"
+            )
+        quality = np.where((status == fmt.UNREADABLE)[:, None], np.float32("nan"), quality)
+        quality_array.with_config({"write_empty_chunks": True})[rows] = quality
+        objects += [folder / "quality" / f"c.{shard}.0", folder / "quality" / "zarr.json"]
     plan = read_plan(root, slide_id)[1]
     facts = {"rows": len(status), "not_ok": int((status != fmt.OK).sum()), "plan": plan, **facts}
     write_record(layout.shard_record(slide_id, key, shard), root, objects, facts)
