@@ -166,7 +166,7 @@ def _extract(
         encoder=EncoderSettings(
             encoder["card"]["name"], weights, batch_size=encoder["run"]["batch_size"], threads=encoder["run"]["threads"]
         ),
-        spec=TilingSpec(**configuration["tiling"]),
+        spec=TilingSpec(**configuration["tiling"], resampler=configuration["resampling"]["coarser"]),
         tissue=tissue["method"],
         tissue_options={name: value for name, value in tissue["parameters"].items() if name in known},
         workers=workers,

@@ -13,9 +13,9 @@ from wsikit.errors import ConfigError
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.plan import choice_of
 from wsikit.extract.settings import EncoderSettings
-from wsikit.extract.worker import read_tiles
 from wsikit.provenance import fingerprint
 from wsikit.slides.open import open_slide
+from wsikit.slides.tiling import read_tiles
 from wsikit.store import format as fmt
 from wsikit.store.reader import FeatureStore
 from wsikit.store.verify import Finding

@@ -65,8 +65,10 @@ class RunSettings:
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
+        tiling = {**asdict(self.spec), "stride_px": self.spec.effective_stride_px}
+        coarser = tiling.pop("resampler")
         return {
-            "tiling": {**asdict(self.spec), "stride_px": self.spec.effective_stride_px},
+            "tiling": tiling,
             "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
-            "resampling": {"coarser": "area", "finer": "cubic"},
+            "resampling": {"coarser": coarser, "finer": "cubic"},
         }
