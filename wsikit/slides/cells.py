@@ -9,7 +9,6 @@ slide of 80,000 px take 123 MB.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import BACKGROUND, Pixels
-from wsikit.slides.resample import resample
+from wsikit.slides.resample import resample, scratch
 from wsikit.slides.tiff_levels import CellDecoder, TiffLevel
 
 BUDGET_BYTES = 192 << 20
@@ -70,7 +69,6 @@ class CellCache:
         self._pixels = np.empty((capacity, self._cell[1], self._cell[0], 3), np.uint8)
         self._free = list(range(capacity))[::-1]
         self._slots: OrderedDict[int, int] = OrderedDict()  # cell -> slot, the one used longest ago first
-        self._local = threading.local()
 
     @property
     def capacity(self) -> int:
@@ -164,7 +162,7 @@ class CellCache:
         import cv2
 
         direct = out.shape[1::-1] == size
-        region = out if direct else self._scratch(size)
+        region = out if direct else scratch("region", (size[1], size[0], 3), np.uint8)
         if _covered(across) < size[0] or _covered(down) < size[1]:
             region[:] = BACKGROUND
         for row, from_rows, to_rows in down:
@@ -176,13 +174,6 @@ class CellCache:
                 cv2.hconcat(parts, region[to_rows, across[0][2].start : across[-1][2].stop])
         if not direct:
             resample(region, out, how)
-
-    def _scratch(self, size: tuple[int, int]) -> Pixels:
-        """An array (height, width, 3) of this thread, to be used again: fresh memory costs more than the copy."""
-        array: Pixels | None = getattr(self._local, "array", None)
-        if array is None or array.shape != (size[1], size[0], 3):
-            array = self._local.array = np.empty((size[1], size[0], 3), np.uint8)
-        return array
 
 
 def _covered(spans: list[Span]) -> int:
