@@ -73,7 +73,7 @@ def test_the_store_says_how_it_was_made(done):
     store = wk.open_store(done.store)
     facts = store.slide("fine")
     assert facts["mpp"] == [0.2527, 0.2527]
-    assert facts["reader"] == "openslide"
+    assert facts["reader"] == "direct_tiff"
     assert facts["resampler"] == "area"
     assert facts["achieved_mpp"] == pytest.approx([63 * 0.2527 / 32] * 2)
     assert facts["counts"]["edge"] == 17 * 17 - 16 * 16

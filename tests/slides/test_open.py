@@ -36,7 +36,7 @@ def svs(tmp_path_factory, image):
 
 def test_facts_of_an_aperio_slide(svs):
     with wk.open_slide(svs) as slide:
-        assert slide.reader == "openslide"
+        assert slide.reader == "direct_tiff"
         assert slide.vendor == "aperio"
         assert slide.size == (900, 700)
         assert slide.mpp == (0.5, 0.5)
@@ -221,8 +221,8 @@ def test_a_whole_file_is_never_called_cut_off(slides_dir):
 
 
 REAL = {
-    "CMU-1-Small-Region.svs": ("openslide", "aperio", (2220, 2967), 0.499),
-    "tubularadenoma-flat_HE_L15.svs": ("openslide", "aperio", (16528, 16568), 0.504),
+    "CMU-1-Small-Region.svs": ("direct_tiff", "aperio", (2220, 2967), 0.499),
+    "tubularadenoma-flat_HE_L15.svs": ("direct_tiff", "aperio", (16528, 16568), 0.504),
     "gcp_jpeg.dcm": ("openslide", "dicom", (957, 715), 16.783),
     "gcp_jpeg2000.dcm": ("openslide", "dicom", (957, 715), 16.783),
 }

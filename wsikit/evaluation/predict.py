@@ -170,7 +170,7 @@ def _extract(
             threads=encoder["run"]["threads"],
             stain=encoder.get("identity", {}).get("stain", {}).get("method"),
         ),
-        spec=TilingSpec(**configuration["tiling"]),
+        spec=TilingSpec(**configuration["tiling"], resampler=configuration["resampling"]["coarser"]),
         tissue=tissue["method"],
         tissue_options={name: value for name, value in tissue["parameters"].items() if name in known},
         workers=workers,

@@ -13,10 +13,10 @@ from wsikit.errors import ConfigError
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.plan import choice_of
 from wsikit.extract.settings import EncoderSettings
-from wsikit.extract.worker import read_tiles
 from wsikit.provenance import fingerprint
 from wsikit.slides.open import open_slide
 from wsikit.slides.stain_norm import normalise_stain
+from wsikit.slides.tiling import read_tiles
 from wsikit.store import format as fmt
 from wsikit.store.reader import FeatureStore
 from wsikit.store.verify import Finding

@@ -83,9 +83,11 @@ class RunSettings:
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
         drawn = {"annotation_classes": sorted(self.annotation_classes)} if self.annotation_classes else {}
+        tiling = {**asdict(self.spec), "stride_px": self.spec.effective_stride_px}
+        coarser = tiling.pop("resampler")
         return {
             **drawn,
-            "tiling": {**asdict(self.spec), "stride_px": self.spec.effective_stride_px},
+            "tiling": tiling,
             "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
-            "resampling": {"coarser": "area", "finer": "cubic"},
+            "resampling": {"coarser": coarser, "finer": "cubic"},
         }

@@ -22,7 +22,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from wsikit.encoders.card import Encoder, encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
-from wsikit.errors import TileReadError, WsikitError
+from wsikit.errors import WsikitError
 from wsikit.extract.failure import Failure, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
@@ -30,12 +30,10 @@ from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, rea
 from wsikit.extract.settings import RunSettings
 from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
-from wsikit.slides.level import LevelChoice
 from wsikit.slides.open import open_slide
 from wsikit.slides.quality import QUALITY_NAMES, tile_quality
-from wsikit.slides.slide import Slide
 from wsikit.slides.stain_norm import normalise_stain
-from wsikit.slides.tiling import read_tile
+from wsikit.slides.tiling import read_tiles
 from wsikit.store import format as fmt
 from wsikit.store.objects import sweep_partials
 from wsikit.store.writer import (
@@ -212,26 +210,6 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int) -> int
             facts={"made_with": facts.attributes["made_with"]},
         )  # fmt: skip
     return len(coords)
-
-
-def read_tiles(
-    slide: Slide, choice: LevelChoice, tile_px: int, coords: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
-    """Read tiles into ``out`` (n, tile_px, tile_px, 3); returns their status, (n,) uint8.
-
-    A tile that cannot be read leaves zeros in its place, so that the batch stays the same batch, and
-    its status says so. It is tried twice: network disks fail for a moment.
-    """
-    status = np.zeros(len(coords), np.uint8)
-    for i, (x, y) in enumerate(coords.tolist()):
-        for attempt in (1, 2):
-            try:
-                out[i] = read_tile(slide, choice, tile_px, (x, y))
-                break
-            except TileReadError:
-                if attempt == 2:
-                    out[i], status[i] = 0, fmt.UNREADABLE
-    return status
 
 
 def _run_encoder(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,17 @@ import numpy.typing as npt
 from wsikit.geometry import Mpp
 from wsikit.registry import Registry
 
+if TYPE_CHECKING:
+    from wsikit.slides.level import LevelChoice
+
 Pixels = npt.NDArray[np.uint8]
 """RGB, (height, width, 3) or (N, height, width, 3), uint8."""
 
 BACKGROUND = 255
 """Value of the glass: what lies outside the scanned area, or was never scanned, is white."""
+
+OK, UNREADABLE = 0, 1
+"""Status of a tile that was read, and of one that could not be; as the feature store has them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,26 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Give back the file handle."""
+        ...
+
+
+class BatchReader(Reader, Protocol):
+    """A reader that can also read many tiles at once, each of the file's own tiles decoded once.
+
+    Attributes:
+        can_shrink: Whether it can scale in the JPEG decoder ("dct").
+    """
+
+    can_shrink: bool
+
+    def read_tiles(
+        self, xy_level0: npt.NDArray[np.int32], choice: LevelChoice, out: Pixels, *, threads: int = 1
+    ) -> npt.NDArray[np.uint8]:
+        """Finished tiles at ``xy_level0`` (n, 2) into ``out`` (n, tile_px, tile_px, 3); returns status (n,).
+
+        The pixels are those of ``read`` with the same resampler, whatever the threads and whatever was read
+        before; what lies off the slide is white. A tile that cannot be read is zeros, with status UNREADABLE.
+        """
         ...
 
 

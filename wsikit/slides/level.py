@@ -21,7 +21,8 @@ class LevelChoice:
         downsample: Level-0 px per px of that level.
         read_px: (width, height) to read for one tile, px of that level.
         achieved_mpp: Micrometres per pixel of the finished tile.
-        resampler: "none" (pixels as scanned), "area" (to coarser) or "cubic" (up to 5 % finer).
+        resampler: "none" (pixels as scanned), "area" (to coarser), "dct" (to coarser, first by 1/2, 1/4 or 1/8
+            in the JPEG decoder) or "cubic" (up to 5 % finer).
     """
 
     level: int
@@ -58,3 +59,13 @@ def choose_level(
     read_px = (max(1, round(tile_px * target_mpp / here.x)), max(1, round(tile_px * target_mpp / here.y)))
     achieved = Mpp(here.x * read_px[0] / tile_px, here.y * read_px[1] / tile_px)
     return LevelChoice(level, down, read_px, achieved, "area" if finer else "cubic")
+
+
+def shrink_of(choice: LevelChoice, tile_px: int) -> int:
+    """By how much the JPEG decoder scales for a choice: 1, or 2, 4, 8 where the resampler is "dct".
+
+    The region that is then left to average is never smaller than the tile.
+    """
+    if choice.resampler != "dct":
+        return 1
+    return max(shrink for shrink in (1, 2, 4, 8) if shrink == 1 or min(choice.read_px) / tile_px >= shrink * 0.999)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 
 from wsikit.errors import ConfigError
 from wsikit.geometry import Mpp
-from wsikit.slides.base import BACKGROUND, Pixels, Reader
+from wsikit.slides.base import BACKGROUND, BatchReader, Pixels, Reader
 
 
 class Slide:
@@ -96,6 +97,11 @@ class Slide:
             return self._handle.read(xy_level0, size_px, level)
         with self._lock:
             return self._handle.read(xy_level0, size_px, level)
+
+    @property
+    def batch_reader(self) -> BatchReader | None:
+        """The reader, where it can read many tiles at once; see :func:`wsikit.slides.tiling.read_tiles`."""
+        return cast(BatchReader, self._handle) if hasattr(self._handle, "read_tiles") else None
 
     def thumbnail(self, max_px: int = 1024) -> Pixels:
         """The whole slide with its longer side at most ``max_px``, area-averaged; RGB uint8.

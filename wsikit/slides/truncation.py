@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 from wsikit.errors import TruncatedSlideError
 
-_TIFF_STARTS = {
+TIFF_STARTS = {
     b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True),
 }  # fmt: skip
+"""First four bytes -> byte order for ``struct``, and whether it is a BigTIFF."""
 
 
 def refuse_truncated(path: Path) -> None:
@@ -23,7 +24,7 @@ def refuse_truncated(path: Path) -> None:
         TruncatedSlideError: A directory, or the pixels of one, lies beyond the end of the file.
     """
     with path.open("rb") as handle:
-        start = _TIFF_STARTS.get(handle.read(4))
+        start = TIFF_STARTS.get(handle.read(4))
         if start is None:
             return
         size = path.stat().st_size

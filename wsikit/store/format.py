@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import ConfigError
+from wsikit.slides.base import OK as OK
+from wsikit.slides.base import UNREADABLE as UNREADABLE
 
 STORE_TYPE, SLIDE_TYPE, FEATURES_TYPE = "wsikit-store", "wsikit-slide", "wsikit-features"
 VERSION = "1"
@@ -20,7 +22,7 @@ SHARD_ROWS = 4096
 CHUNK_ROWS = 256
 """Rows of one inner chunk of ``values``: the least that is read."""
 
-OK, UNREADABLE, NOT_FINITE = 0, 1, 2
+NOT_FINITE = 2
 STATUS_NAMES = {OK: "ok", UNREADABLE: "unreadable", NOT_FINITE: "encoder gave no finite number"}
 
 QUALITY_NAMES = ("tissue_fraction",)

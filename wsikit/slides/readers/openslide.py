@@ -45,9 +45,8 @@ class OpenSlideReader:
         )
         self.mpp_source = "openslide.mpp-x, openslide.mpp-y"
         background = properties.get("openslide.background-color")
-        self._background = (
-            [int(background[i : i + 2], 16) for i in (0, 2, 4)] if background else [BACKGROUND, BACKGROUND, BACKGROUND]
-        )
+        red, green, blue = (int(background[i : i + 2], 16) if background else BACKGROUND for i in (0, 2, 4))
+        self.background = (red, green, blue)
 
     def read(self, xy_level0: tuple[int, int], size_px: tuple[int, int], level: int) -> Pixels:
         """RGB of a region; what was never scanned has the slide's background colour."""
@@ -63,7 +62,7 @@ class OpenSlideReader:
         if alpha.min() == 255:
             return np.ascontiguousarray(rgba[..., :3])
         share = alpha[..., None].astype(np.float32) / 255
-        mixed = rgba[..., :3] * share + np.asarray(self._background, np.float32) * (1 - share)
+        mixed = rgba[..., :3] * share + np.asarray(self.background, np.float32) * (1 - share)
         return np.rint(mixed).astype(np.uint8)
 
     def _reopen(self, failed: object) -> None:

@@ -1,0 +1,203 @@
+"""The tiles of a TIFF pyramid as the file keeps them: where their bytes are, and how they are decoded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.slides.base import Pixels
+
+log = logging.getLogger(__name__)
+
+_JPEG, _JPEG2000_YCBCR, _JPEG2000_RGB = 7, 33003, 33005
+_RGB, _YCBCR = 2, 6
+
+
+@dataclass(frozen=True, eq=False)
+class TiffLevel:
+    """One level: a grid of compressed cells (the file's own tiles; a *tile* is what is cut for an encoder).
+
+    Attributes:
+        size: (width, height) of the level, px.
+        cell_px: (width, height) of a cell.
+        grid: (columns, rows) of cells.
+        offsets: (columns * rows,) int64, byte where a cell begins, row by row.
+        counts: (columns * rows,) int64, its bytes; 0 where nothing was scanned.
+        codec: "jpeg", "jpeg2000" or "jpeg2000-ycbcr".
+        head: For JPEG: what stands before each cell's own segments, from SOI on.
+    """
+
+    size: tuple[int, int]
+    cell_px: tuple[int, int]
+    grid: tuple[int, int]
+    offsets: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    codec: str
+    head: bytes
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether the decoder can scale cells to 1/2, 1/4 and 1/8 without a remainder."""
+        return self.codec == "jpeg" and not any(side % 8 for side in self.cell_px)
+
+
+def index_levels(path: Path, level_sizes: Sequence[tuple[int, int]]) -> tuple[TiffLevel, ...]:
+    """Find the directory of each level by its size.
+
+    Args:
+        path: A TIFF file.
+        level_sizes: (width, height) of each level. A directory may be padded to whole cells, as Philips does.
+
+    Raises:
+        ValueError: Not a TIFF, or a level that is not 8-bit RGB in JPEG or JPEG 2000 cells.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as tif:
+        pages = [page for page in (page.aspage() for page in tif.pages) if page.is_tiled]
+        return tuple(_level(pages, size) for size in level_sizes)
+
+
+def _level(pages: Sequence[Any], size: tuple[int, int]) -> TiffLevel:
+    page = next((p for p in pages if _fits(p, size)), None)
+    if page is None:
+        raise ValueError(f"no tiled TIFF directory holds the level of {size[0]} x {size[1]} px alone")
+    compression, colour = int(page.compression), int(page.photometric)
+    if page.samplesperpixel != 3 or page.bitspersample != 8 or int(page.planarconfig) != 1 or page.imagedepth != 1:
+        raise ValueError(
+            f"level of {size[0]} x {size[1]} px: {page.samplesperpixel} samples of {page.bitspersample} bits, planar "
+            f"configuration {int(page.planarconfig)}, depth {page.imagedepth}; expected 3 interleaved samples of 8 bits"
+        )
+    codec, head = "jpeg", b""
+    if compression == _JPEG and colour in (_RGB, _YCBCR):
+        head = _jpeg_head(page.jpegtables, ycbcr=colour == _YCBCR)
+    elif compression in (_JPEG2000_RGB, _JPEG2000_YCBCR):
+        codec = "jpeg2000" if compression == _JPEG2000_RGB else "jpeg2000-ycbcr"
+    else:
+        raise ValueError(
+            f"level of {size[0]} x {size[1]} px: compression {page.compression!r}, photometric {page.photometric!r}; "
+            "expected JPEG (RGB or YCbCr) or Aperio's JPEG 2000"
+        )
+    width, height = int(page.tilewidth), int(page.tilelength)
+    grid = (-(-int(page.imagewidth) // width), -(-int(page.imagelength) // height))
+    offsets, counts = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
+    if len(offsets) != grid[0] * grid[1] or len(counts) != len(offsets):
+        raise ValueError(f"level of {size[0]} x {size[1]} px: {len(offsets)} cells, expected {grid[0]} x {grid[1]}")
+    return TiffLevel(size, (width, height), grid, offsets, counts, codec, head)
+
+
+def _fits(page: Any, size: tuple[int, int]) -> bool:
+    sides = ((page.imagewidth, page.tilewidth, size[0]), (page.imagelength, page.tilelength, size[1]))
+    return all(full in (side, -(-side // cell) * cell) for full, cell, side in sides)
+
+
+def _jpeg_head(tables: bytes | None, *, ycbcr: bool) -> bytes:
+    """SOI, an Adobe marker that says what the three components are, and the tables that all cells share.
+
+    Without the marker libjpeg guesses: it takes RGB for YCbCr unless the components are named "R", "G", "B".
+    """
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([ycbcr])
+    return b"\xff\xd8" + adobe + (tables[2:-2] if tables else b"")
+
+
+class CellDecoder:
+    """Reads and decodes single cells of a file; may be called from several threads at once."""
+
+    def __init__(self, path: Path, background: tuple[int, int, int]) -> None:
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
+        self._background = np.array(background, np.uint8)
+
+    def decode(self, level: TiffLevel, cell: int, out: Pixels) -> None:
+        """Decode a cell into ``out``.
+
+        Args:
+            level: The level.
+            cell: Which cell, row by row.
+            out: (height, width, 3) uint8, contiguous; JPEG is scaled in the decoder to 1/2, 1/4 or 1/8 where the
+                sides are that much smaller than the cell's. What was never scanned becomes background.
+
+        Raises:
+            OSError: The bytes cannot be read.
+            ValueError: They are not a whole image of that size, or libjpeg has a warning about them.
+        """
+        count = int(level.counts[cell])
+        if not count:
+            out[:] = self._background
+            return
+        data = self._read(int(level.offsets[cell]), count)
+        if level.codec == "jpeg":
+            import simplejpeg
+
+            if data[:2] != b"\xff\xd8":
+                raise ValueError("no JPEG image begins here")
+            height, width, _ = out.shape
+            found = simplejpeg.decode_jpeg(
+                level.head + data[2:], "RGB", min_height=height, min_width=width, buffer=out, strict=True
+            )
+            shape = found.shape
+        else:
+            shape = _decode_jpeg2000(data, out, ycbcr=level.codec == "jpeg2000-ycbcr")
+        if shape != out.shape:
+            raise ValueError(f"an image of {shape[1]} x {shape[0]} px, expected {out.shape[1]} x {out.shape[0]}")
+
+    def readable(self, level: TiffLevel, cell: int, out: Pixels) -> bool:
+        """Decode a cell as :meth:`decode` does, and tell whether that succeeded. It is tried twice: network
+        disks fail for a moment.
+        """
+        for _ in range(2):
+            try:
+                self.decode(level, cell, out)
+                return True
+            except (OSError, ValueError) as error:
+                log.debug("cell %d of the level of %s px: %s", cell, level.size, error)
+        return False
+
+    def _read(self, offset: int, count: int) -> bytes:
+        if sys.platform != "win32":
+            data = os.pread(self._file, count, offset)
+        else:
+            with self._lock:
+                os.lseek(self._file, offset, os.SEEK_SET)
+                data = os.read(self._file, count)
+        if len(data) != count:
+            raise OSError(f"{len(data)} of {count} bytes at {offset}")
+        return data
+
+    def close(self) -> None:
+        """Give back the file handle."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+
+def _decode_jpeg2000(data: bytes, out: Pixels, *, ycbcr: bool) -> tuple[int, ...]:
+    import imagecodecs
+
+    try:
+        pixels = imagecodecs.jpeg2k_decode(data)
+    except RuntimeError as error:  # imagecodecs' own kinds
+        raise ValueError(str(error)) from error
+    if pixels.shape == out.shape and pixels.dtype == np.uint8:
+        out[:] = _rgb_of_ycbcr(pixels) if ycbcr else pixels
+    return tuple(pixels.shape)
+
+
+def _rgb_of_ycbcr(ycc: Pixels) -> Pixels:
+    """RGB as libjpeg computes it, in fixed point of 16 bits (ITU-T T.871, section 7)."""
+    y, cb, cr = (ycc[..., i].astype(np.int32) - (128 if i else 0) for i in range(3))
+    half = 1 << 15
+    red = y + ((91881 * cr + half) >> 16)
+    green = y + ((-22554 * cb - 46802 * cr + half) >> 16)
+    blue = y + ((116130 * cb + half) >> 16)
+    rgb: Pixels = np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
+    return rgb
