@@ -138,7 +138,7 @@ def results_table(report: RunReport) -> None:
     from rich.table import Table
 
     console = stdout_console()
-    table = Table(title=f"{report.store.name} ({report.key})", title_justify="left")
+    table = Table(title=f"{report.store.name} ({', '.join(report.keys)})", title_justify="left")
     for name in ("slide", "state"):
         table.add_column(name, overflow="fold")
     for name in ("tiles", "unreadable", "dropped", "seconds"):
@@ -158,6 +158,12 @@ def results_table(report: RunReport) -> None:
         console.print(f"({good} slides that are done are not shown; all are in slides.csv)")
     tiles = sum(o.tiles - o.unreadable for o in report.outcomes)
     console.print(f"{good} slides done, {bad} not; {tiles:,} tiles have features.", highlight=False)
+    if report.waited > 0.2:
+        console.print(
+            f"The encoder waited for tiles in {report.waited:.0%} of the time: give each worker more --reader-threads, "
+            "or more --workers where cores are idle; on a network disk copy the slides to a local one first.",
+            highlight=False,
+        )
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
     console.print(f"pictures  {report.report / 'index.html'}", highlight=False, soft_wrap=True)
     console.print(f"tables    {report.report / 'slides.csv'}", highlight=False, soft_wrap=True)

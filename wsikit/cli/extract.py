@@ -13,6 +13,8 @@ wsikit extract slides/ --out cohort.zarr
 
 wsikit extract slides/*.svs --out cohort.zarr --encoder colour --target-mpp 0.5 --tile-px 256 --workers 4
 
+wsikit extract slides/ --out cohort.zarr --encoder texture --encoder colour
+
 wsikit extract --manifest slides.csv --out cohort.zarr --encoder timm:vit_small_patch16_224 --weights vit.safetensors
 
 Exit code: 0 all slides done, 1 some are not (see the table), 2 the run could not be made.
@@ -24,8 +26,16 @@ _ADVANCED = "Advanced"
 def command(
     slides: Annotated[list[Path] | None, typer.Argument(help="Slide files, and folders to search for them.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The feature store: new, or one to go on with.")] = ...,  # type: ignore[assignment]
-    encoder: Annotated[str, typer.Option(help="Tile encoder; 'wsikit models' lists them.")] = "texture",
-    weights: Annotated[str | None, typer.Option(help="For encoders with weights: a file, 'hub', or 'random'.")] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="Tile encoder; can be repeated: tiles are read once. Default: texture."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For encoders with weights: a file, 'hub', or 'random'; with several encoders ENCODER=FILE, repeated."
+        ),
+    ] = None,
     target_mpp: Annotated[float, typer.Option(help="Resolution of the tiles, um per pixel.")] = 0.5,
     tile_px: Annotated[int, typer.Option(help="Side of a tile, px.")] = 256,
     min_tissue: Annotated[float, typer.Option(help="Keep tiles with at least this fraction of tissue.")] = 0.25,
@@ -80,6 +90,9 @@ def command(
     encoder_threads: Annotated[
         int, typer.Option(help="CPU threads of the encoder, per worker.", rich_help_panel=_ADVANCED)
     ] = 1,
+    reader_threads: Annotated[
+        int | None, typer.Option(help="Threads that decode tiles, per worker.", rich_help_panel=_ADVANCED)
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait while another run holds the store.", rich_help_panel=_ADVANCED)
     ] = False,
@@ -99,7 +112,10 @@ def command(
             report = extract_features(
                 slides or [],
                 out=out,
-                encoder=EncoderSettings(encoder, weights, precision, device, batch_size, encoder_threads, stain_norm),
+                encoder=[
+                    EncoderSettings(name, given, precision, device, batch_size, encoder_threads, stain_norm)
+                    for name, given in _with_weights(encoder or ["texture"], weights or []).items()
+                ],
                 spec=TilingSpec(tile_px, target_mpp, stride_px, min_tissue),
                 tissue=tissue,
                 tissue_options=dict(_option(text) for text in tissue_option or []),
@@ -110,6 +126,7 @@ def command(
                 annotations=annotations,
                 annotation_classes=annotation_class or (),
                 workers=workers,
+                reader_threads=reader_threads,
                 wait=wait,
                 progress=progress,
             )
@@ -119,6 +136,20 @@ def command(
     results_table(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _with_weights(encoders: list[str], weights: list[str]) -> dict[str, str | None]:
+    from wsikit.errors import ConfigError
+
+    if len(encoders) == 1 and len(weights) == 1 and not weights[0].startswith(f"{encoders[0]}="):
+        return {encoders[0]: weights[0]}
+    found: dict[str, str | None] = dict.fromkeys(encoders)
+    for text in weights:
+        name, equals, value = text.rpartition("=")
+        if not equals or name not in found:
+            raise ConfigError(f"--weights {text!r}: expected ENCODER=FILE with one of {', '.join(encoders)}")
+        found[name] = value
+    return found
 
 
 def _option(text: str) -> tuple[str, object]:

@@ -37,6 +37,13 @@ def default_workers(device: str) -> int:
     return max(1, int(CPU_COUNT))
 
 
+def default_reader_threads(workers: int | None, device: str) -> int:
+    """Half of the cores that there are for each worker: a worker is at two shards at once."""
+    from dask.system import CPU_COUNT
+
+    return max(1, int(CPU_COUNT) // (2 * (workers or default_workers(device))))
+
+
 def refuse_while_starting() -> None:
     """End this process if it is a worker that is still importing the user's script; else do nothing.
 

@@ -18,6 +18,7 @@ from wsikit.extract.inputs import SlideEntry, collect_slides, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
 from wsikit.extract.settings import EncoderSettings, RunSettings
+from wsikit.extract.usage import Usage
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD
 from wsikit.store.format import Layout, shards_of
@@ -51,15 +52,17 @@ class RunReport:
 
     Attributes:
         store: The feature store.
-        key: Key of the encoder's features in it.
+        keys: Keys of the encoders' features in it.
         outcomes: One for every slide asked for, sorted by id.
         report: Folder with slides.csv, failures.csv, index.html and overlays.
+        waited: Share of the workers' time, while they were at tiles, in which the encoder had none to encode.
     """
 
     store: Path
-    key: str
+    keys: tuple[str, ...]
     outcomes: tuple[SlideOutcome, ...]
     report: Path
+    waited: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -71,7 +74,7 @@ def extract_features(
     slides: Iterable[str | PathLike[str]] | str | PathLike[str],
     *,
     out: str | PathLike[str],
-    encoder: str | EncoderSettings = "texture",
+    encoder: str | EncoderSettings | Sequence[str | EncoderSettings] = "texture",
     spec: TilingSpec | None = None,
     tissue: str = DEFAULT_METHOD,
     tissue_options: dict[str, Any] | None = None,
@@ -82,6 +85,7 @@ def extract_features(
     annotations: str | PathLike[str] | None = None,
     annotation_classes: Iterable[str] = (),
     workers: int | None = None,
+    reader_threads: int | None = None,
     wait: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -95,7 +99,7 @@ def extract_features(
     Args:
         slides: Slide files and folders.
         out: The store, new or begun earlier with the same settings.
-        encoder: Name, or name and how it is run.
+        encoder: Name, or name and how it is run; several to read the tiles once for all of them.
         spec: How slides are tiled.
         tissue: Tissue segmenter.
         tissue_options: Its options.
@@ -108,6 +112,8 @@ def extract_features(
         annotation_classes: Keep only tiles of which at least ``spec.min_tissue`` is tissue inside of annotations of
             these classes. A slide without annotations is then refused.
         workers: Worker processes on this machine; default one per core, or one per GPU.
+        reader_threads: Threads that decode tiles, for each of the two shards that a worker is at; default: half of
+            the cores that there are for each worker, at least 1.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
 
@@ -125,7 +131,7 @@ def extract_features(
         >>> report = wk.extract_features("slides/", out="cohort.zarr", encoder="colour")   # doctest: +SKIP
         >>> [o.reason for o in report.outcomes if not o.ok]                       # doctest: +SKIP
     """
-    from wsikit.extract.clusters import refuse_while_starting
+    from wsikit.extract.clusters import default_reader_threads, refuse_while_starting
 
     refuse_while_starting()  # before anything else: in a worker, an argument may be wrong that is right in the parent
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
@@ -134,21 +140,37 @@ def extract_features(
     root = Path(out)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; at least 1")
+    asked = _encoders([encoder] if isinstance(encoder, (str, EncoderSettings)) else encoder)
     settings = RunSettings(
         store=root.absolute(),
         report=report_folder(root).absolute(),
         spec=spec or TilingSpec(),
         tissue=tissue,
         tissue_options=tissue_options or {},
-        encoder=encoder if isinstance(encoder, EncoderSettings) else EncoderSettings(encoder),
+        encoders=asked,
+        reader_threads=reader_threads or default_reader_threads(workers, asked[0].device),
         missing_mpp=missing_mpp,
         allow_unequal_mpp=allow_unequal_mpp,
         annotation_classes=tuple(annotation_classes),
     )
     configuration = settings.configuration()  # errors in names and options come before any work
-    if ":" not in settings.encoder.name:  # members of a family are looked up on a worker: that imports heavy packages
-        encoder_card(settings.encoder.name)
+    for one in asked:
+        if ":" not in one.name:  # members of a family are looked up on a worker: that imports heavy packages
+            encoder_card(one.name)
     return _Run(settings, configuration, entries, max_unreadable, progress or Progress()).go(workers, wait)
+
+
+def _encoders(given: Iterable[str | EncoderSettings]) -> tuple[EncoderSettings, ...]:
+    found = tuple(one if isinstance(one, EncoderSettings) else EncoderSettings(one) for one in given)
+    if not found:
+        raise ConfigError("no encoder is named; 'wsikit models --kind encoder' lists them")
+    for field_name in ("batch_size", "device"):  # tiles come in one batch for all, on one device
+        values = {getattr(one, field_name) for one in found}
+        if len(values) > 1:
+            raise ConfigError(f"encoders of one run have {field_name} {values}; expected the same, or run one by one")
+    if len(set(found)) < len(found):
+        raise ConfigError(f"an encoder is named twice: {', '.join(one.name for one in found)}")
+    return found
 
 
 def report_folder(store: Path) -> Path:
@@ -156,8 +178,8 @@ def report_folder(store: Path) -> Path:
     return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
 
 
-_Task = tuple[str, int | None]
-"""A slide to plan (None), or one of its shards to encode."""
+_Task = tuple[str, int | None, tuple[str, ...]]
+"""A slide to plan (None), or one of its shards to encode by the encoders of these keys."""
 
 
 @dataclass
@@ -180,7 +202,8 @@ class _Run:
     progress: Progress
     accounts: dict[str, _Account] = field(default_factory=dict)
     outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
-    key: str = ""
+    keys: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
 
     def go(self, workers: int | None, wait: bool) -> RunReport:
         from wsikit.extract.clusters import default_workers, local_client
@@ -195,14 +218,15 @@ class _Run:
                 begin_store(root, self.configuration)
             except OSError as error:
                 raise StoreWriteError(f"store {root}: cannot be created or written: {error}") from error
-            number = workers or default_workers(self.settings.encoder.device)
+            number = workers or default_workers(self.settings.encoders[0].device)
             self.progress.slides(len(self.entries))
             try:
                 with local_client(number) as client:
                     self._run_on(client, lease, number)
             finally:
                 self._write_account(report)
-        return RunReport(root, self.key, tuple(self.outcomes[e.slide_id] for e in self.entries), report)
+        outcomes = tuple(self.outcomes[e.slide_id] for e in self.entries)
+        return RunReport(root, self.keys, outcomes, report, self.usage.waited())
 
     def _run_on(self, client: Any, lease: Lease, workers: int) -> None:
         from distributed import as_completed
@@ -210,10 +234,12 @@ class _Run:
         from wsikit.extract import worker as tasks
 
         client.register_plugin(tasks.ExtractPlugin(self.settings, {e.slide_id: e for e in self.entries}))
-        facts = client.submit(tasks.describe_encoder, pure=False).result()
+        facts = client.submit(tasks.describe_encoders, pure=False).result()
         if isinstance(facts, Failure):
             raise ConfigError(facts.reason)
-        self.key = facts.key
+        self.keys = tuple(one.key for one in facts)
+        if len(self.keys) < len(self.settings.encoders):
+            raise ConfigError(f"two of the encoders give the same features: {', '.join(self.keys)}")
         self._note_run()
         client.subscribe_topic(tasks.TOPIC, lambda event: self.progress.tiles(int(event[1])))
         store = str(self.settings.store)
@@ -225,12 +251,16 @@ class _Run:
         while plans or shards or suspects or names:
             alone = not (plans or shards or names)
             while ((shards or plans) and len(names) < window) or (alone and not names):
-                task = shards.popleft() if shards else (plans.popleft().slide_id, None) if plans else suspects.popleft()
-                slide_id, shard = task
+                # The next slides are planned while there is still something to encode.
+                if plans and len(shards) < 2 * workers:
+                    task: _Task = (plans.popleft().slide_id, None, ())
+                else:
+                    task = shards.popleft() if shards else suspects.popleft()
+                slide_id, shard, keys = task
                 future = (
                     client.submit(tasks.plan_slide, store, slide_id, pure=False)
                     if shard is None
-                    else client.submit(tasks.encode_shard, store, slide_id, shard, pure=False)
+                    else client.submit(tasks.encode_shard, store, slide_id, shard, keys, pure=False)
                 )
                 names[future] = task
                 flying.add(future)
@@ -245,8 +275,9 @@ class _Run:
                 self._condemn(task)
             elif isinstance(result, tasks.Planned):
                 self._planned(result)
-                shards.extend((result.slide_id, s) for s in result.missing)
+                shards.extend((result.slide_id, shard, keys) for shard, keys in result.missing.items())
             else:
+                self.usage.add(result.worker, result.began, result.seconds, result.encoding)
                 self._encoded(result)
         client.unsubscribe_topic(tasks.TOPIC)
 
@@ -266,7 +297,7 @@ class _Run:
         """A task that kills its worker even when nothing else runs."""
         from wsikit.extract.worker import Encoded, Planned
 
-        slide_id, shard = task
+        slide_id, shard, _ = task
         failure = Failure(
             "killed-worker",
             f"slide {slide_id}: its worker dies each time, with nothing else running: it needs too much memory, or a "
@@ -284,8 +315,8 @@ class _Run:
             return
         account = _Account(plan.tiles, plan.dropped, len(plan.missing), plan.seconds)
         self.accounts[plan.slide_id] = account
-        share = len(plan.missing) / max(1, shards_of(plan.tiles))
-        self.progress.planned(plan.slide_id, round(plan.tiles * share))
+        left = sum(len(keys) for keys in plan.missing.values())  # a tile counts once for each encoder
+        self.progress.planned(plan.slide_id, round(plan.tiles * left / max(1, shards_of(plan.tiles))))
         if not plan.missing:
             self._finish(plan.slide_id, account)
 
@@ -315,13 +346,17 @@ class _Run:
         self.progress.finished(outcome)
 
     def _not_ok(self, slide_id: str, tiles: int) -> int:
+        """Rows without a feature, of the encoder that has most of them."""
         layout = Layout(self.settings.store)
-        records = (read_record(layout.shard_record(slide_id, self.key, s)) for s in range(shards_of(tiles)))
-        return sum(int(record["not_ok"]) for record in records if record is not None)
+        counts = []
+        for key in self.keys:
+            records = (read_record(layout.shard_record(slide_id, key, s)) for s in range(shards_of(tiles)))
+            counts.append(sum(int(record["not_ok"]) for record in records if record is not None))
+        return max(counts)
 
     def _note_run(self) -> None:
         """What this run was asked for, so that ``wsikit status`` knows what remains."""
-        note = {"key": self.key, "slides": sorted(e.slide_id for e in self.entries)}
+        note = {"keys": self.keys, "slides": sorted(e.slide_id for e in self.entries)}
         write_atomic(Layout(self.settings.store).private / "run.json", json.dumps(note).encode())
 
     def _write_account(self, report: Path) -> None:

@@ -64,7 +64,8 @@ class RunSettings:
         spec: How slides are tiled.
         tissue: Name of the tissue segmenter.
         tissue_options: Its options.
-        encoder: The encoder and how it is run.
+        encoders: The encoders and how they are run; tiles are read once for all of them.
+        reader_threads: Threads that decode tiles, for each shard that a worker is at.
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
         annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
@@ -75,7 +76,8 @@ class RunSettings:
     spec: TilingSpec = field(default_factory=TilingSpec)
     tissue: str = DEFAULT_METHOD
     tissue_options: Mapping[str, Any] = field(default_factory=dict)
-    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    encoders: tuple[EncoderSettings, ...] = (EncoderSettings(),)
+    reader_threads: int = 1
     missing_mpp: float | None = None
     allow_unequal_mpp: bool = False
     annotation_classes: tuple[str, ...] = ()

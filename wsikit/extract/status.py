@@ -65,8 +65,9 @@ def store_status(store: FeatureStore) -> StoreStatus:
         tiles, _ = read_plan(root, slide_id)
         shards = fmt.shards_of(tiles)
         keys = store.keys(slide_id)
-        if asked.get("key") and slide_id in asked["slides"] and asked["key"] not in keys:
-            rows.append(SlideStatus(slide_id, asked["key"], "waiting", tiles, 0, shards))
+        if slide_id in asked.get("slides", []):
+            wanted = [key for key in asked["keys"] if key not in keys]
+            rows += [SlideStatus(slide_id, key, "waiting", tiles, 0, shards) for key in wanted]
         for key in keys:
             try:
                 left = len(missing_shards(root, slide_id, key))
@@ -81,7 +82,8 @@ def store_status(store: FeatureStore) -> StoreStatus:
     known = set(planned)
     rows += [SlideStatus(s, "", o.state, reason=o.reason) for s, o in wrong.items() if s not in known]
     known.update(wrong)
-    rows += [SlideStatus(s, asked["key"], "waiting") for s in asked.get("slides", []) if s not in known]
+    unplanned = [s for s in asked.get("slides", []) if s not in known]
+    rows += [SlideStatus(s, key, "waiting") for s in unplanned for key in asked["keys"]]
     return StoreStatus(tuple(sorted(rows, key=lambda r: (r.slide_id, r.key))), holder(root))
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from wsikit.extract.failure import Failure, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
 from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
-from wsikit.extract.settings import RunSettings
+from wsikit.extract.read_ahead import Batch, Buffers, read_ahead
+from wsikit.extract.settings import EncoderSettings, RunSettings
 from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
 from wsikit.slides.open import open_slide
@@ -52,38 +54,57 @@ _VERSIONS = ("wsikit", "torch", "numpy", "opencv-python-headless", "openslide-bi
 
 @dataclass(frozen=True)
 class Planned:
-    """A slide's plan: how many tiles, which shards are still to do, or why there is none."""
+    """A slide's plan: how many tiles, which shards are still to do (for which keys), or why there is none."""
 
     slide_id: str
     tiles: int = 0
     dropped: int = 0
-    missing: tuple[int, ...] = ()
+    missing: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One shard: how many tiles, and how the time went."""
+    """One shard: how many tiles, and how the time went.
+
+    Attributes:
+        worker: Who did it.
+        began: When, seconds since the epoch by that machine's clock; with
+        seconds: how long it took, of which
+        encoding: seconds went to the encoders, and the rest to waiting for tiles or for another shard's turn.
+    """
 
     slide_id: str
     shard: int
     tiles: int = 0
+    worker: str = ""
+    began: float = 0.0
     seconds: float = 0.0
+    encoding: float = 0.0
     failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What the client must know of the encoder: where its features go, and what is recorded of it."""
+    """What the client must know of an encoder: where its features go, and what is recorded of it."""
 
     key: str
     dim: int
     attributes: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Built:
+    """An encoder on a worker."""
+
+    asked: EncoderSettings
+    encoder: Encoder
+    facts: EncoderFacts
+
+
 class ExtractPlugin(WorkerPlugin):
-    """Carries settings and slides to a worker and builds the encoder there, once."""
+    """Carries settings and slides to a worker and builds the encoders there, once."""
 
     name = PLUGIN
 
@@ -96,25 +117,26 @@ class ExtractPlugin(WorkerPlugin):
 
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's, which then closes its workers
+        sys.setswitchinterval(1e-3)  # a fifth: a thread that decodes waits less for one that only holds the interpreter
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
         self.lock = threading.Lock()
-        self._encoder: Encoder | None = None
-        self.device = _device(self.settings.encoder.device, worker.name)
+        self.buffers = Buffers()
+        self._encoders: dict[str, Built] = {}
+        self.device = _device(self.settings.encoders[0].device, worker.name)
 
     @property
-    def encoder(self) -> Encoder:
-        """The encoder, built on first use so that an error reaches the task that asked."""
+    def encoders(self) -> Mapping[str, Built]:
+        """The encoders by key, built on first use so that an error reaches the task that asked."""
         with self.lock:
-            if self._encoder is None:
-                asked = self.settings.encoder
-                options = {} if asked.weights is None else {"weights": asked.weights}
-                self._encoder = create_encoder(asked.name, precision=asked.precision, device=self.device, **options)
-            return self._encoder
+            if not self._encoders:
+                built = [self._build(asked) for asked in self.settings.encoders]
+                self._encoders = {one.facts.key: one for one in built}
+            return self._encoders
 
-    def facts(self) -> EncoderFacts:
-        """Key, width and attributes of the encoder's features."""
-        asked, encoder = self.settings.encoder, self.encoder
+    def _build(self, asked: EncoderSettings) -> Built:
+        options = {} if asked.weights is None else {"weights": asked.weights}
+        encoder = create_encoder(asked.name, precision=asked.precision, device=self.device, **options)
         stain = asked.stain_identity
         attributes = {
             "card": asdict(encoder.card),
@@ -122,13 +144,14 @@ class ExtractPlugin(WorkerPlugin):
             "run": {"batch_size": asked.batch_size, "threads": asked.threads},
             "made_with": {"device": self.device.split(":")[0], "cpu": _cpu_capability(), **versions(_VERSIONS)},
         }
-        return EncoderFacts(encoder_key(encoder, stain=stain), encoder.card.dim, attributes)
+        facts = EncoderFacts(encoder_key(encoder, stain=stain), encoder.card.dim, attributes)
+        return Built(asked, encoder, facts)
 
 
-def describe_encoder() -> EncoderFacts | Failure:
-    """Task: build the encoder and tell what the client must know of it."""
+def describe_encoders() -> tuple[EncoderFacts, ...] | Failure:
+    """Task: build the encoders and tell what the client must know of them."""
     try:
-        return _plugin().facts()
+        return tuple(one.facts for one in _plugin().encoders.values())
     except WsikitError as error:
         return Failure(error.state, str(error))
 
@@ -142,7 +165,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
     plugin, root = _plugin(), Path(store)
     entry, report = plugin.entries[slide_id], plugin.settings.report
     try:
-        facts = plugin.facts()
+        encoders = plugin.encoders
         if planned(root, slide_id):
             attributes = same_slide(root, entry)
             if report is not None and not picture_path(report, slide_id).exists():
@@ -150,17 +173,18 @@ def plan_slide(store: str, slide_id: str) -> Planned:
         else:
             attributes = plan(root, entry, plugin.settings)
         label_tiles(root, entry, plugin.settings, attributes)
-        features = facts.attributes
-        method = plugin.settings.encoder.stain
-        if method is not None and not features_attributes(root, slide_id, facts.key):
-            features = {**features, "stain": fit_slide(root, entry, attributes, method)}
-        with writing(root):
-            sweep_partials(fmt.Layout(root).features(slide_id, facts.key))
-            add_features(root, slide_id, facts.key, dim=facts.dim, attributes=features, quality_names=QUALITY_NAMES)
-        counts, missing = attributes["counts"], missing_shards(root, slide_id, facts.key)
-        return Planned(
-            slide_id, counts["kept"], counts["edge_tissue"], tuple(missing), seconds=time.perf_counter() - began
-        )
+        missing: dict[int, tuple[str, ...]] = {}
+        for key, one in encoders.items():
+            features, method = one.facts.attributes, one.asked.stain
+            if method is not None and not features_attributes(root, slide_id, key):
+                features = {**features, "stain": fit_slide(root, entry, attributes, method)}
+            with writing(root):
+                sweep_partials(fmt.Layout(root).features(slide_id, key))
+                add_features(root, slide_id, key, dim=one.facts.dim, attributes=features, quality_names=QUALITY_NAMES)
+            for shard in missing_shards(root, slide_id, key):
+                missing[shard] = (*missing.get(shard, ()), key)
+        counts, seconds = attributes["counts"], time.perf_counter() - began
+        return Planned(slide_id, counts["kept"], counts["edge_tissue"], dict(sorted(missing.items())), seconds=seconds)
     except Exception as error:  # whatever is wrong with one slide must not end the others
         failure = failure_of(error, entry)
         if report is not None and not failure.fatal and not picture_path(report, slide_id).exists():
@@ -169,68 +193,78 @@ def plan_slide(store: str, slide_id: str) -> Planned:
         return Planned(slide_id, failure=failure, seconds=time.perf_counter() - began)
 
 
-def encode_shard(store: str, slide_id: str, shard: int) -> Encoded:
-    """Task: read the tiles of one shard, encode them in fixed batches, write the rows."""
-    began = time.perf_counter()
-    plugin, root = _plugin(), Path(store)
+def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -> Encoded:
+    """Task: read the tiles of one shard once, encode them in fixed batches by each encoder, write the rows."""
+    clock, began = time.time(), time.perf_counter()
+    plugin, root, worker = _plugin(), Path(store), str(get_worker().name)
     try:
-        tiles = _encode(root, plugin, slide_id, shard)
-        return Encoded(slide_id, shard, tiles, time.perf_counter() - began)
+        tiles, encoding = _encode(root, plugin, slide_id, shard, keys)
+        return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding)
     except Exception as error:  # as above
-        return Encoded(
-            slide_id, shard, failure=failure_of(error, plugin.entries[slide_id]), seconds=time.perf_counter() - began
-        )
+        failure = failure_of(error, plugin.entries[slide_id])
+        return Encoded(slide_id, shard, 0, worker, clock, time.perf_counter() - began, failure=failure)
 
 
-def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int) -> int:
-    settings, entry, facts = plugin.settings, plugin.entries[slide_id], plugin.facts()
-    attributes = slide_attributes(root, slide_id)
+class _Output:
+    """Features of one shard by one encoder, as they come."""
+
+    def __init__(self, plugin: ExtractPlugin, root: Path, slide_id: str, key: str, rows: int) -> None:
+        self._plugin, self._built, self.key = plugin, plugin.encoders[key], key
+        self._stain = features_attributes(root, slide_id, key).get("stain")
+        self.values = np.full((rows, self._built.facts.dim), np.nan, np.float16)
+        self.status = np.full(rows, fmt.UNREADABLE, np.uint8)
+
+    def take(self, batch: Batch) -> float:
+        """Encode a batch; rows that are not finite get their status. Returns the seconds of the encoder alone."""
+        import torch
+
+        pixels = batch.pixels
+        with self._plugin.lock:
+            began = time.perf_counter()
+            torch.set_num_threads(self._built.asked.threads)
+            if self._stain is not None:
+                method, parameters = self._stain["method"], self._stain["parameters"]
+                pixels = normalise_stain(method, pixels, parameters, device=self._plugin.device)
+            features = self._built.encoder.encode(pixels)
+            seconds = time.perf_counter() - began
+        with np.errstate(over="ignore"):
+            self.values[batch.rows] = features
+        bad = ~np.isfinite(self.values[batch.rows]).all(axis=1)
+        self.status[batch.rows] = np.where((batch.status == fmt.OK) & bad, fmt.NOT_FINITE, batch.status)
+        return seconds
+
+    def write(self, root: Path, slide_id: str, shard: int, quality: npt.NDArray[np.float32]) -> None:
+        made_with = self._built.facts.attributes["made_with"]
+        write_shard(
+            root, slide_id, self.key, shard, values=self.values, status=self.status, quality=quality,
+            facts={"made_with": made_with},
+        )  # fmt: skip
+
+
+def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]) -> tuple[int, float]:
+    """Number of tiles, and the seconds of the encoders alone."""
+    settings, entry, attributes = plugin.settings, plugin.entries[slide_id], slide_attributes(root, slide_id)
     coords = read_coords(root, slide_id)
     coords = coords[fmt.rows_of(shard, len(coords))]
-    choice, tile_px, batch_size = choice_of(attributes), attributes["tile_px"], settings.encoder.batch_size
-    stain = features_attributes(root, slide_id, facts.key).get("stain")
-    values = np.full((len(coords), facts.dim), np.nan, np.float16)
-    status = np.full(len(coords), fmt.UNREADABLE, np.uint8)
-    quality = np.empty((len(coords), len(QUALITY_NAMES)), np.float32)
-    pixels = np.empty((min(batch_size, len(coords)), tile_px, tile_px, 3), np.uint8)
-    mpp = (attributes["mpp"][0], attributes["mpp"][1])
+    choice, tile_px, mpp = choice_of(attributes), attributes["tile_px"], attributes["mpp"]
+    outputs = [_Output(plugin, root, slide_id, key, len(coords)) for key in keys]
+    quality, encoding = np.empty((len(coords), len(QUALITY_NAMES)), np.float32), 0.0
     with open_slide(
-        entry.path, mpp=mpp, scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
+        entry.path, mpp=(mpp[0], mpp[1]), scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
     ) as slide:
-        for start in range(0, len(coords), batch_size):
-            rows = slice(start, min(start + batch_size, len(coords)))
-            batch = pixels[: rows.stop - start]
-            status[rows] = read_tiles(slide, choice, tile_px, coords[rows], batch)
-            quality[rows] = tile_quality(batch)
-            values[rows] = _run_encoder(plugin, batch, status[rows], stain)
-            get_worker().log_event(TOPIC, rows.stop - start)
+
+        def read(xy: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+            return read_tiles(slide, choice, tile_px, xy, out, threads=settings.reader_threads)
+
+        size = settings.encoders[0].batch_size
+        for batch in read_ahead(read, coords, batch_size=size, tile_px=tile_px, buffers=plugin.buffers):
+            quality[batch.rows] = tile_quality(batch.pixels)
+            encoding += sum(output.take(batch) for output in outputs)
+            get_worker().log_event(TOPIC, len(batch.status) * len(outputs))
     with writing(root):
-        write_shard(
-            root, slide_id, facts.key, shard, values=values, status=status, quality=quality,
-            facts={"made_with": facts.attributes["made_with"]},
-        )  # fmt: skip
-    return len(coords)
-
-
-def _run_encoder(
-    plugin: ExtractPlugin,
-    batch: npt.NDArray[np.uint8],
-    status: npt.NDArray[np.uint8],
-    stain: Mapping[str, Any] | None = None,
-) -> npt.NDArray[np.float16]:
-    """float16 features of a batch; marks rows as not finite in ``status``."""
-    import torch
-
-    encoder = plugin.encoder
-    with plugin.lock:
-        torch.set_num_threads(plugin.settings.encoder.threads)
-        if stain is not None:
-            batch = normalise_stain(stain["method"], batch, stain["parameters"], device=plugin.device)
-        features = encoder.encode(batch)
-    with np.errstate(over="ignore"):
-        half = features.astype(np.float16)
-    status[(status == fmt.OK) & ~np.isfinite(half).all(axis=1)] = fmt.NOT_FINITE
-    return half
+        for output in outputs:
+            output.write(root, slide_id, shard, quality)
+    return len(coords), encoding
 
 
 def _plugin() -> ExtractPlugin:

@@ -75,7 +75,7 @@ def fit(
 ) -> FitResult:
     """Train one model on some patients and stop it by some others.
 
-    AdamW with linear warm-up and cosine decay; ``training.keep`` says which epoch's weights are kept.
+    Linear warm-up and cosine decay; ``training.keep`` says which epoch's weights are kept.
     Equal arguments give equal weights, bit for bit, on a CPU.
 
     Args:
@@ -100,7 +100,7 @@ def fit(
     with _seeded(training.seed, fabric.device):
         aggregator = create_aggregator(model.aggregator, in_dim=dim, **model.options)
         net = SlideModel(aggregator, task.outputs, mean, scale)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+        optimizer = _optimizer(net, training)
         per_epoch = 1 if task.whole_cohort else math.ceil(len(train) / training.batch_patients)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(training, per_epoch))
         _, scaled = fabric.setup(net, optimizer)  # net is moved and converted in place; its wrapper refuses our outputs
@@ -287,6 +287,13 @@ def _set_rng_state(state: tuple[Tensor, Tensor | None], device: torch.device) ->
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)
+
+
+def _optimizer(net: SlideModel, training: TrainingSettings) -> torch.optim.Optimizer:
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(net.parameters(), lr=rate or 1e-3, weight_decay=decay)
+    return torch.optim.SGD(net.parameters(), lr=rate or 0.1, momentum=0.9, nesterov=True, weight_decay=decay)
 
 
 def _schedule(training: TrainingSettings, per_epoch: int) -> Callable[[int], float]:
