@@ -45,7 +45,7 @@ def test_extract_shows_a_table_and_fails_with_1(place):
 
 
 def test_help_has_examples():
-    for command in ("extract", "status", "verify", "inspect", "merge", "remove", "models", "demo"):
+    for command in ("doctor", "extract", "status", "verify", "inspect", "merge", "remove", "models", "demo"):
         done = wsikit(command, "--help")
         assert done.returncode == 0
         assert f"wsikit {command}" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wsikit.evaluation.result import CrossvalResult
+    from wsikit.extract.checkup import SlideCheck
     from wsikit.extract.outcome import SlideOutcome
     from wsikit.extract.run import RunReport
 
@@ -161,6 +163,29 @@ def results_table(report: RunReport) -> None:
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
     console.print(f"pictures  {report.report / 'index.html'}", highlight=False, soft_wrap=True)
     console.print(f"tables    {report.report / 'slides.csv'}", highlight=False, soft_wrap=True)
+
+
+def doctor_table(console: Console, checks: Sequence[SlideCheck]) -> None:
+    """One row per slide that was looked at."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("slide", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("tiles", "dropped", "read", "mpp"):
+        table.add_column(name, justify="right")
+    table.add_column("stain")
+    table.add_column("what to know", overflow="fold", ratio=1)
+    for c in checks:
+        read = f"{c.sampled - c.unreadable}/{c.sampled}"
+        mpp = f"{c.mpp[0]:.4g}" if c.mpp else "-"
+        reason = c.reason.removeprefix(f"slide {c.slide_id}: ")
+        said = " ".join("; ".join([reason, *c.remarks] if reason else c.remarks).split())
+        state = Text(c.state, "green" if c.ok else "red")
+        # Text, not markup: a file name may hold brackets
+        table.add_row(Text(c.slide_id), state, f"{c.tiles:,}", f"{c.dropped:,}", read, mpp, c.stain, Text(said))
+    console.print(table)
 
 
 def metrics_table(console: Console, result: CrossvalResult) -> None:

@@ -63,14 +63,8 @@ def collect_slides(
         ConfigError: Nothing found, a missing file, an unknown column, a row that names no slide or
             an odd value, two slides of one id.
     """
-    files = _search(paths)
-    entries = [SlideEntry(slide_id_of(path), path) for path in files]
-    if manifest is not None:
-        entries = _apply_manifest(entries, Path(manifest))
-    if not entries:
-        raise ConfigError("no slides: name slide files, folders that hold them, or a manifest with a column 'path'")
     seen: dict[str, SlideEntry] = {}
-    for entry in sorted(entries, key=lambda e: (e.slide_id, str(e.path))):
+    for entry in list_slides(paths, manifest=manifest):
         check_slide_id(entry.slide_id)
         # Compared without case: "A" and "a" are one folder on Windows and macOS.
         other = seen.setdefault(entry.slide_id.casefold(), entry)
@@ -80,6 +74,22 @@ def collect_slides(
                 "give one another 'slide_id' in a manifest"
             )
     return list(seen.values())
+
+
+def list_slides(
+    paths: Iterable[str | PathLike[str]], *, manifest: str | PathLike[str] | None = None
+) -> list[SlideEntry]:
+    """The same list with ids that need not be unique, nor able to name a folder: for a look before a run.
+
+    Raises:
+        ConfigError: As :func:`collect_slides`, except for what is wrong with ids.
+    """
+    entries = [SlideEntry(slide_id_of(path), path) for path in _search(paths)]
+    if manifest is not None:
+        entries = _apply_manifest(entries, Path(manifest))
+    if not entries:
+        raise ConfigError("no slides: name slide files, folders that hold them, or a manifest with a column 'path'")
+    return sorted(entries, key=lambda e: (e.slide_id, str(e.path)))
 
 
 def _search(paths: Iterable[str | PathLike[str]]) -> list[Path]:

@@ -34,30 +34,41 @@ def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]
         NoTissueError: No tile has enough tissue. The picture is drawn all the same.
     """
     with open_entry(entry, settings) as slide:
-        if entry.tissue is not None:
-            tissue = read_geojson(entry.tissue, slide)
-        else:
-            tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
-        tiles = tile_slide(slide, tissue, settings.spec)
+        tissue, tiles = find_tiles(slide, entry, settings)
         if settings.report is not None:
             picture_plan(settings.report, entry.slide_id, slide, tissue, tiles)
             outline = settings.report / "tissue" / f"{entry.slide_id}.geojson"
             outline.parent.mkdir(exist_ok=True)
             write_geojson(tissue, outline)
-        if not len(tiles):
-            found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
-            cause = (
-                f"{found}, but no whole tile has {settings.spec.min_tissue:g} of its area on it"
-                if tissue.mask.any()
-                else f"{found} by the method {tissue.method!r}"
-            )
-            raise NoTissueError(f"slide {entry.slide_id}: no tiles: {cause}; look at its overlay picture")
+        refuse_empty(entry, tissue, tiles, settings)
         attributes = plan_attributes(entry.path, slide, tissue, tiles)
     with writing(root):
         write_plan(
             root, entry.slide_id, attributes=attributes, coords=tiles.coords, quality=tiles.tissue_fraction[:, None]
         )
     return attributes
+
+
+def find_tiles(slide: Slide, entry: SlideEntry, settings: RunSettings) -> tuple[TissueMask, TileSet]:
+    """Tissue (drawn, or segmented) and tiles of an open slide; there may be none."""
+    if entry.tissue is not None:
+        tissue = read_geojson(entry.tissue, slide)
+    else:
+        tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
+    return tissue, tile_slide(slide, tissue, settings.spec)
+
+
+def refuse_empty(entry: SlideEntry, tissue: TissueMask, tiles: TileSet, settings: RunSettings) -> None:
+    """Raise NoTissueError where there are no tiles, with the cause."""
+    if len(tiles):
+        return
+    found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
+    cause = (
+        f"{found}, but no whole tile has {settings.spec.min_tissue:g} of its area on it"
+        if tissue.mask.any()
+        else f"{found} by the method {tissue.method!r}"
+    )
+    raise NoTissueError(f"slide {entry.slide_id}: no tiles: {cause}; look at its overlay picture")
 
 
 def open_entry(entry: SlideEntry, settings: RunSettings) -> Slide:
