@@ -63,6 +63,10 @@ def command(
     encoder_threads: Annotated[
         int, typer.Option(help="CPU threads of the encoder, per worker.", rich_help_panel=_ADVANCED)
     ] = 1,
+    pseudonymise: Annotated[
+        Path | None,
+        typer.Option(help="Key file (new or old) that gives slides other names.", rich_help_panel=_ADVANCED),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait while another run holds the store.", rich_help_panel=_ADVANCED)
     ] = False,
@@ -90,6 +94,7 @@ def command(
                 missing_mpp=mpp,
                 allow_unequal_mpp=allow_unequal_mpp,
                 max_unreadable=max_unreadable,
+                pseudonymise=pseudonymise,
                 workers=workers,
                 wait=wait,
                 progress=progress,

@@ -25,6 +25,7 @@ def command(
     encoder: Annotated[str, typer.Option(help="The encoder they were extracted with.")] = "texture",
     weights: Annotated[str | None, typer.Option(help="Its weights.")] = None,
     precision: Annotated[str, typer.Option(help="Its precision.")] = "float32",
+    pseudonymise: Annotated[Path | None, typer.Option(help="The key file they were extracted with.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Hash every object again, compare shapes, and values with statuses."""
@@ -46,10 +47,16 @@ def command(
         findings += verify_listing(opened)
     if re_extract:
         from wsikit.extract.inputs import collect_slides
+        from wsikit.extract.pseudonyms import pseudonymise as hide
         from wsikit.extract.reextract import re_extract as again
         from wsikit.extract.settings import EncoderSettings
 
-        entries = [e for e in collect_slides(slides or [], manifest=manifest) if e.slide_id in names]
+        entries = collect_slides(slides or [], manifest=manifest)
+        if pseudonymise is not None:
+            if not pseudonymise.exists():  # one made now would fit no store
+                raise ConfigError(f"no such key file: {pseudonymise}")
+            entries, _ = hide(entries, pseudonymise, outside=[store])
+        entries = [e for e in entries if e.slide_id in names]
         findings += again(opened, entries, EncoderSettings(encoder, weights, precision), tiles=re_extract)
     if json_:
         print_json({"slides": len(names), "findings": findings})

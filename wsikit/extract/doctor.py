@@ -21,6 +21,7 @@ from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.settings import EncoderSettings
 from wsikit.processes import cores, outlive_workers
 from wsikit.store.forecast import STORE_INODES, slide_bytes, slide_inodes
+from wsikit.store.format import folder_name
 
 DUPLICATE = "duplicate-id"
 DIED = "killed-worker"
@@ -127,7 +128,7 @@ def _same_ids(checks: Sequence[SlideCheck]) -> list[SlideCheck]:
     first: dict[str, SlideCheck] = {}
     found = []
     for check in sorted(checks, key=lambda c: (c.slide_id, c.path)):
-        other = first.setdefault(check.slide_id.casefold(), check)  # "A" and "a" are one folder on Windows and macOS
+        other = first.setdefault(folder_name(check.slide_id), check)
         if other is not check:
             reason = f"{check.path} and {other.path} would both be {other.slide_id!r}; give one another in a manifest"
             check = replace(check, state=DUPLICATE, reason=reason)

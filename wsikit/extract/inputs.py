@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
 from wsikit.errors import ConfigError
+from wsikit.provenance import fingerprint
 from wsikit.registry import nearest
 from wsikit.slides.base import SLIDE_SUFFIXES, slide_id_of
-from wsikit.store.format import check_slide_id
+from wsikit.store.format import check_slide_id, folder_name
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class SlideEntry:
         mpp: Micrometres per level-0 pixel (x, y), if given.
         scene: Scene or focal plane, if given.
         tissue: GeoJSON file with the slide's tissue, if given.
+        secret: Where ``slide_id`` is a pseudonym: the key that hides what else could give the file away.
     """
 
     slide_id: str
@@ -34,6 +37,17 @@ class SlideEntry:
     mpp: tuple[float, float] | None = None
     scene: str | None = None
     tissue: Path | None = None
+    secret: str | None = field(default=None, repr=False)
+
+    def fingerprint(self) -> str:
+        """Identity of the file by its content, keyed where the slide has a pseudonym."""
+        return self.keyed(fingerprint(self.path))
+
+    def keyed(self, digest: str) -> str:
+        """A hash as it may be kept: as it is, or useless without the key to whoever has the file; 64 hex digits."""
+        if self.secret is None:
+            return digest
+        return hmac.digest(bytes.fromhex(self.secret), digest.encode(), "sha256").hex()
 
 
 COLUMNS = {
@@ -66,8 +80,7 @@ def collect_slides(
     seen: dict[str, SlideEntry] = {}
     for entry in list_slides(paths, manifest=manifest):
         check_slide_id(entry.slide_id)
-        # Compared without case: "A" and "a" are one folder on Windows and macOS.
-        other = seen.setdefault(entry.slide_id.casefold(), entry)
+        other = seen.setdefault(folder_name(entry.slide_id), entry)
         if other is not entry:
             raise ConfigError(
                 f"two slides would both be {entry.slide_id!r} in the store: {other.path} and {entry.path}; "
@@ -148,12 +161,12 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
         if entry.path in told:
             raise ConfigError(f"{where}: {entry.path} has a row already, in line {told[entry.path]}")
         told[entry.path] = number
-        chosen[index] = SlideEntry(
-            values.get("slide_id") or entry.slide_id,
-            entry.path,
-            _mpp(values, where),
-            values.get("scene") or None,
-            _beside(manifest, values["tissue"], where) if values.get("tissue") else None,
+        chosen[index] = replace(
+            entry,
+            slide_id=values.get("slide_id") or entry.slide_id,
+            mpp=_mpp(values, where),
+            scene=values.get("scene") or None,
+            tissue=_beside(manifest, values["tissue"], where) if values.get("tissue") else None,
         )
     return chosen
 

@@ -14,7 +14,6 @@ from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.plan import choice_of
 from wsikit.extract.settings import EncoderSettings
 from wsikit.extract.worker import read_tiles
-from wsikit.provenance import fingerprint
 from wsikit.slides.open import open_slide
 from wsikit.store import format as fmt
 from wsikit.store.reader import FeatureStore
@@ -60,7 +59,7 @@ def re_extract(
                 f"{', '.join(store.keys(entry.slide_id))}: give the same --encoder, --weights and --precision"
             )
         attributes = store.slide(entry.slide_id)
-        found = fingerprint(entry.path)
+        found = entry.fingerprint()
         if found != attributes["fingerprint"]:
             what = f"the file has fingerprint {found[:12]}, the store {attributes['fingerprint'][:12]}"
             findings.append(Finding(entry.slide_id, "differs", what))

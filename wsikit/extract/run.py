@@ -17,6 +17,7 @@ from wsikit.extract.failure import Failure, StoreWriteError
 from wsikit.extract.inputs import SlideEntry, collect_slides
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
+from wsikit.extract.pseudonyms import pseudonymise as hide
 from wsikit.extract.settings import EncoderSettings, RunSettings
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD
@@ -79,6 +80,7 @@ def extract_features(
     missing_mpp: float | None = None,
     allow_unequal_mpp: bool = False,
     max_unreadable: float = 0.0,
+    pseudonymise: str | PathLike[str] | None = None,
     workers: int | None = None,
     wait: bool = False,
     progress: Progress | None = None,
@@ -101,6 +103,7 @@ def extract_features(
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
         max_unreadable: Share of a slide's tiles that may be unreadable before it counts as damaged.
+        pseudonymise: Key file, created if absent, that gives each slide another name; see ``extract.pseudonyms``.
         workers: Worker processes on this machine; default one per core, or one per GPU.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
@@ -126,15 +129,19 @@ def extract_features(
     root = Path(out)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; at least 1")
+    report, key = report_folder(root), None
+    if pseudonymise is not None:
+        entries, key = hide(entries, pseudonymise, outside=(root, report))
     settings = RunSettings(
         store=root.absolute(),
-        report=report_folder(root).absolute(),
+        report=report.absolute(),
         spec=spec or TilingSpec(),
         tissue=tissue,
         tissue_options=tissue_options or {},
         encoder=encoder if isinstance(encoder, EncoderSettings) else EncoderSettings(encoder),
         missing_mpp=missing_mpp,
         allow_unequal_mpp=allow_unequal_mpp,
+        pseudonyms=key,
     )
     configuration = settings.configuration()  # errors in names and options come before any work
     if ":" not in settings.encoder.name:  # members of a family are looked up on a worker: that imports heavy packages

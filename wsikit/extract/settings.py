@@ -52,6 +52,7 @@ class RunSettings:
         encoder: The encoder and how it is run.
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
+        pseudonyms: Identity of the key that slide ids and fingerprints are hidden with, or None.
     """
 
     store: Path
@@ -62,10 +63,13 @@ class RunSettings:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     missing_mpp: float | None = None
     allow_unequal_mpp: bool = False
+    pseudonyms: str | None = None
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
+        hidden = {} if self.pseudonyms is None else {"pseudonyms": {"key": self.pseudonyms}}
         return {
+            **hidden,
             "tiling": {**asdict(self.spec), "stride_px": self.spec.effective_stride_px},
             "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
             "resampling": {"coarser": "area", "finer": "cubic"},

@@ -11,6 +11,7 @@ import logging
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,6 +91,9 @@ class ExtractPlugin(WorkerPlugin):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's, which then closes its workers
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
+        if self.settings.pseudonyms is not None:  # what a library logs or warns of may quote the file
+            logging.disable()
+            warnings.simplefilter("ignore")
         self.lock = threading.Lock()
         self._encoder: Encoder | None = None
         self._device = _device(self.settings.encoder.device, worker.name)
