@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsikit.extract.checkup import SlideCheck
     from wsikit.extract.outcome import SlideOutcome
     from wsikit.extract.run import RunReport
+    from wsikit.extract.status import SlideStatus, StoreStatus
 
 LOG_EVERY_S = 30.0
 """Where there is no terminal (a SLURM log), a line this often instead of a bar."""
@@ -186,6 +187,36 @@ def doctor_table(console: Console, checks: Sequence[SlideCheck]) -> None:
         # Text, not markup: a file name may hold brackets
         table.add_row(Text(c.slide_id), state, f"{c.tiles:,}", f"{c.dropped:,}", read, mpp, c.stain, Text(said))
     console.print(table)
+
+
+def status_table(console: Console, rows: Sequence[SlideStatus]) -> None:
+    """One row per slide and encoder, or nothing."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("slide", "features", "state", "tiles", "shards", "reason"):
+        table.add_column(name, overflow="fold")
+    for r in rows:
+        shards = f"{r.shards_done}/{r.shards}"
+        table.add_row(Text(r.slide_id), r.key, r.state, f"{r.tiles:,}", shards, Text(" ".join(r.reason.split())))
+    if rows:
+        console.print(table)
+
+
+def status_lines(status: StoreStatus) -> list[str]:
+    """How far, how fast, how long still, and whose run it is."""
+    from wsikit.extract.doctor import time_words
+
+    done, left = status.count("done"), status.count("waiting") + status.count("unfinished")
+    tiles = sum(r.tiles for r in status.slides if r.state == "done")
+    lines = [f"{done} done ({tiles:,} tiles), {len(status.slides) - done - left} failed, {left} remaining"]
+    if status.running:
+        pace = "pace not known yet" if status.tiles_per_s is None else f"{status.tiles_per_s:,.0f} tiles/s"
+        if status.seconds_left is not None:
+            pace += f", about {time_words(status.seconds_left / 3600)} left"
+        lines.append(f"{status.tiles_done:,} tiles finished, about {status.tiles_left:,} to do; {pace}")
+    return [*lines, f"running now: {status.running or 'nothing'}"]
 
 
 def metrics_table(console: Console, result: CrossvalResult) -> None:
