@@ -22,7 +22,7 @@ from wsikit.extract.plan import find_tiles, open_entry, refuse_empty
 from wsikit.extract.settings import RunSettings
 from wsikit.provenance import file_bytes, fingerprint
 from wsikit.slides.slide import Slide
-from wsikit.slides.stain import guess_stain
+from wsikit.slides.stain_guess import guess_stain
 from wsikit.slides.tiling import read_tile
 from wsikit.slides.tissue_mask import TissueMask
 from wsikit.store.format import check_slide_id

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import wsikit as wk
-from wsikit.slides.stain import guess_stain
+from wsikit.slides.stain_guess import guess_stain
 from wsikit.testing import plant_slide
 
 KNOWN = {
