@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
@@ -83,3 +84,61 @@ def _script_hidden() -> Iterator[None]:
         main.__spec__ = spec
         if file is not None:
             main.__file__ = file
+
+
+def outlive_workers(
+    function: Callable[[Job], Result], jobs: Iterable[Job], processes: int
+) -> Iterator[tuple[Job, Result | None]]:
+    """Each job with its result, as they come; None for a job that kills its process whenever it is tried.
+
+    For work that may crash in the machine code of a decoder. The processes are those of
+    :func:`in_processes`. One that dies takes jobs with it that had no part in it: all of these are tried
+    once more after the others, each by itself.
+
+    Args:
+        function: Of a module, as are the jobs; what it raises is raised here.
+        jobs: Taken as they are needed.
+        processes: How many at once, at least 1.
+    """
+    suspects = []
+    for job, result in _one_pass(function, jobs, processes, 2 * processes):
+        if result is None:
+            suspects.append(job)
+        else:
+            yield job, result[0]
+    for job, result in _one_pass(function, suspects, 1, 1):
+        yield job, None if result is None else result[0]
+
+
+def _one_pass(
+    function: Callable[[Job], Result], jobs: Iterable[Job], processes: int, window: int
+) -> Iterator[tuple[Job, tuple[Result] | None]]:
+    """Each job with its result, or None for all that were under way when a process died."""
+    left = iter(jobs)
+    following = list(islice(left, window))
+    while following:
+        pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_child)
+        flying: dict[Future[Result], Job] = {}
+        try:
+            while following or flying:
+                with _script_hidden():
+                    while following:
+                        flying[pool.submit(function, following[-1])] = following[-1]
+                        following.pop()  # not before: a broken pool refuses it
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    yield flying.pop(future), (result,)
+                    following += islice(left, 1)
+        except BrokenProcessPool:
+            for future, job in flying.items():
+                survived = future.done() and not future.cancelled() and future.exception() is None
+                yield job, (future.result(),) if survived else None
+            following += islice(left, max(0, window - len(following)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _child() -> None:
+    """Ctrl-C is the parent's, who then ends the pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _one_thread()

@@ -45,7 +45,7 @@ def test_extract_shows_a_table_and_fails_with_1(place):
 
 
 def test_help_has_examples():
-    for command in ("extract", "status", "verify", "inspect", "merge", "remove", "models", "demo"):
+    for command in ("doctor", "extract", "status", "verify", "inspect", "merge", "remove", "models", "demo"):
         done = wsikit(command, "--help")
         assert done.returncode == 0
         assert f"wsikit {command}" in done.stdout
@@ -68,6 +68,11 @@ def test_status_inspect_verify(place):
     assert "1 slides" in wsikit("inspect", "a.zarr", cwd=folder).stdout
     facts = json.loads(wsikit("inspect", "a.zarr", "good", "--json", cwd=folder).stdout)
     assert facts["counts"]["kept"] == 6
+    row = wsikit("inspect", "a.zarr", "good", "--row", 4, cwd=folder).stdout
+    assert "pixels      level 0, 256 to 512 across and 256 to 512 down" in row
+    assert "place       128.0 um right of and 128.0 um below the slide's top left; 128.0 x 128.0 um" in row
+    assert ": ok, length " in row
+    assert json.loads(wsikit("inspect", "a.zarr", "good", "--row", 4, "--json", cwd=folder).stdout)["row"] == 4
     verified = wsikit("verify", "a.zarr", "--re-extract", 3, "--slides", "slides", cwd=folder)
     assert verified.returncode == 0, verified.stderr
     assert "1 slides verified, 0 findings" in verified.stdout
@@ -119,6 +124,8 @@ def test_models_lists_what_can_be_named():
         (["status", "slides"], "is not a wsikit store"),
         (["verify", "a.zarr", "--re-extract", "2"], "--re-extract needs the slides"),
         (["inspect", "a.zarr", "god"], "did you mean 'good'?"),
+        (["inspect", "a.zarr", "good", "--row", "6"], "slide 'good': no row 6; it has rows 0 to 5"),
+        (["inspect", "a.zarr", "--row", "6"], "--row needs the slide"),
     ],
 )
 def test_errors_are_one_message_and_exit_2(place, arguments, words):

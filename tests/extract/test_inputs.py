@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from wsikit.errors import ConfigError
@@ -82,6 +85,52 @@ def test_manifest_by_name_describes_given_slides(folder):
 def test_manifests_that_cannot_be_used(folder, text, words):
     with pytest.raises(ConfigError, match=words):
         collect_slides([folder], manifest=manifest(folder, text))
+
+
+@pytest.mark.parametrize(
+    "slide_id",
+    ["..", "../x", "/etc/passwd", "C:\\x", "a\\b", "a/b", "nul", "COM1.svs", "con .x", "lpt\u00b9", "a\x00b", "a\nb",
+     "x" * 129, "\u8840" * 70, "a\udcffb", ".hidden", "ends."],
+)  # fmt: skip
+def test_names_that_would_leave_the_output_or_break_a_file_system(folder, slide_id):
+    """As ids in a manifest; and no look at them raises anything else."""
+    text = f'path,slide_id\na.svs,"{slide_id}"\n'
+    path = folder / "slides.csv"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=r"cannot name a folder everywhere|manifest .*: "):
+        collect_slides([], manifest=path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
+@pytest.mark.parametrize("name", [b"nul.svs", b"bytes-\xff.svs", b"colon:.svs", b"back\\slash.svs", b"..svs"])
+def test_file_names_that_cannot_be_ids_are_refused_before_the_run(tmp_path, name):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    with pytest.raises(ConfigError, match=r"cannot name a folder everywhere|holds no slides|no slides"):
+        collect_slides([Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))])
+
+
+@pytest.mark.parametrize("path", ["a\x00.svs", "../../../../../../../../etc", ""])
+def test_paths_in_a_manifest_that_are_no_files(folder, path):
+    with pytest.raises(ConfigError, match=r"no such file|manifest .*: "):
+        collect_slides([], manifest=manifest(folder, f"path,mpp\n{path},0.5\n"))
+
+
+def test_ids_that_one_file_system_takes_for_one_are_refused(folder):
+    """An accent as one character or as two: one folder on macOS."""
+    text = "path,slide_id\na.svs,caf\u00e9\nsub/b.ndpi,cafe\u0301\n"
+    path = folder / "slides.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="two slides would both be"):
+        collect_slides([], manifest=path)
+
+
+def test_the_longest_id_leaves_room_for_what_is_written_beside_it(tmp_path):
+    """Records and partial files carry the id in their names, and a name has at most 255 bytes."""
+    from wsikit.extract.outcome import SlideOutcome, remember, remembered
+
+    longest = "\u8840" * 66 + "ab"  # 200 bytes
+    remember(tmp_path, SlideOutcome(longest, "failed"))
+    assert list(remembered(tmp_path)) == [longest]
 
 
 def test_nothing_to_do_is_an_error(tmp_path, folder):

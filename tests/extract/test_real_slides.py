@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -84,3 +85,23 @@ def test_all_at_four_micrometres_with_a_manifest(slides_dir, tmp_path, manifest,
     assert tree_of(tmp_path / "a.zarr") == before
     run(slides_dir, tmp_path / "b.zarr", *options, "--workers", 1)
     assert tree_of(tmp_path / "b.zarr") == before
+
+
+def test_re_extraction_of_real_slides(slides_dir, tmp_path):
+    """Three stains of two laboratories: all agree; a slide replaced after extraction does not."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in ("CMU-1-Small-Region.svs", "helicobacterpylori_IHC_L13.svs", "ischemic-colitis_HE_L14.svs"):
+        shutil.copy(slides_dir / name, folder)
+    run(folder, tmp_path / "a.zarr", "--target-mpp", 4.0, "--tile-px", 128, expect=0)
+    command = [sys.executable, "-m", "wsikit", "verify", str(tmp_path / "a.zarr"), "--re-extract", "12", "--slides",
+               str(folder), "--encoder", "colour"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 slides verified, 0 findings" in done.stdout
+    replaced = folder / "ischemic-colitis_HE_L14.svs"
+    replaced.chmod(0o644)
+    shutil.copy(folder / "helicobacterpylori_IHC_L13.svs", replaced)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ischemic-colitis_HE_L14: differs: the file has fingerprint" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -355,6 +356,21 @@ def test_merge_does_not_copy_damage(tmp_path):
     _flip(one / "slides" / "a" / "features" / KEY / "values" / "c.0.0")
     with pytest.raises(StoreError, match="not what its record says"):
         merge_stores(out, [one])
+
+
+def test_merge_writes_nothing_outside_of_its_store(tmp_path):
+    """A store from somebody else whose records name other places."""
+    one, out = tmp_path / "1.zarr", tmp_path / "all.zarr"
+    make(one, {"a": 50})
+    (tmp_path / "evil").write_bytes(b"x")
+    record = one / ".wsikit" / "done" / "a" / "plan"
+    facts = json.loads(record.read_bytes())
+    for name in ("../evil", str(tmp_path / "evil2")):
+        facts["objects"] = {name: {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}}
+        record.write_text(json.dumps(facts))
+        with pytest.raises(StoreError, match="outside of the store; do not trust it"):
+            merge_stores(out, [one])
+    assert {p.name for p in tmp_path.iterdir()} == {"1.zarr", "all.zarr", "evil"}
 
 
 def test_remove_takes_all_or_nothing(copy):

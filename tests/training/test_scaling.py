@@ -79,7 +79,7 @@ def test_none_leaves_features_as_they_are(bags):
 def test_what_tells_patients_apart_for_whatever_reason_is_turned_down(write_bags):
     rng = np.random.default_rng(3)
     stain, disease = rng.normal(0, 3, 40), rng.normal(0, 0.3, 40)  # of each patient, along two directions
-    x = [rng.normal(size=(60, 3)) + [s, s, d] for s, d in zip(stain, disease, strict=True)]
+    x = [np.array([s, s, d]) + rng.normal(size=(60, 3)) for s, d in zip(stain, disease, strict=True)]
     x = [p @ np.diag([1, 1, 0.01]) for p in x]  # and the disease is in a column that hardly varies
     bags, rows = write_bags(x), np.arange(40)
     mean, scale = fit_scaling(bags, rows, "patients")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wsikit.evaluation.result import CrossvalResult
+    from wsikit.extract.checkup import SlideCheck
     from wsikit.extract.outcome import SlideOutcome
     from wsikit.extract.run import RunReport
+    from wsikit.extract.status import SlideStatus, StoreStatus
 
 LOG_EVERY_S = 30.0
 """Where there is no terminal (a SLURM log), a line this often instead of a bar."""
@@ -167,6 +170,59 @@ def results_table(report: RunReport) -> None:
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
     console.print(f"pictures  {report.report / 'index.html'}", highlight=False, soft_wrap=True)
     console.print(f"tables    {report.report / 'slides.csv'}", highlight=False, soft_wrap=True)
+
+
+def doctor_table(console: Console, checks: Sequence[SlideCheck]) -> None:
+    """One row per slide that was looked at."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("slide", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("tiles", "dropped", "read", "mpp"):
+        table.add_column(name, justify="right")
+    table.add_column("stain")
+    table.add_column("what to know", overflow="fold", ratio=1)
+    for c in checks:
+        read = f"{c.sampled - c.unreadable}/{c.sampled}"
+        mpp = f"{c.mpp[0]:.4g}" if c.mpp else "-"
+        reason = c.reason.removeprefix(f"slide {c.slide_id}: ")
+        said = " ".join("; ".join([reason, *c.remarks] if reason else c.remarks).split())
+        state = Text(c.state, "green" if c.ok else "red")
+        # Text, not markup: a file name may hold brackets
+        table.add_row(Text(c.slide_id), state, f"{c.tiles:,}", f"{c.dropped:,}", read, mpp, c.stain, Text(said))
+    console.print(table)
+
+
+def status_table(console: Console, rows: Sequence[SlideStatus]) -> None:
+    """One row per slide and encoder, or nothing."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("slide", "features", "state", "tiles", "shards", "reason"):
+        table.add_column(name, overflow="fold")
+    for r in rows:
+        shards = f"{r.shards_done}/{r.shards}"
+        table.add_row(Text(r.slide_id), r.key, r.state, f"{r.tiles:,}", shards, Text(" ".join(r.reason.split())))
+    if rows:
+        console.print(table)
+
+
+def status_lines(status: StoreStatus) -> list[str]:
+    """How far, how fast, how long still, and whose run it is."""
+    from wsikit.extract.doctor import time_words
+
+    done, left = status.count("done"), status.count("waiting") + status.count("unfinished")
+    tiles = sum(r.tiles for r in status.slides if r.state == "done")
+    lines = [f"{done} done ({tiles:,} tiles), {len(status.slides) - done - left} failed, {left} remaining"]
+    if status.running:
+        pace = "pace not known yet" if status.tiles_per_s is None else f"{status.tiles_per_s:,.0f} tiles/s"
+        if status.seconds_left is not None:
+            pace += f", about {time_words(status.seconds_left / 3600)} left"
+        lines.append(f"{status.tiles_done:,} tiles finished, about {status.tiles_left:,} to do; {pace}")
+    return [*lines, f"running now: {status.running or 'nothing'}"]
 
 
 def metrics_table(console: Console, result: CrossvalResult) -> None:

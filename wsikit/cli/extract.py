@@ -93,6 +93,10 @@ def command(
     reader_threads: Annotated[
         int | None, typer.Option(help="Threads that decode tiles, per worker.", rich_help_panel=_ADVANCED)
     ] = None,
+    pseudonymise: Annotated[
+        Path | None,
+        typer.Option(help="Key file (new or old) that gives slides other names.", rich_help_panel=_ADVANCED),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait while another run holds the store.", rich_help_panel=_ADVANCED)
     ] = False,
@@ -125,6 +129,7 @@ def command(
                 max_unreadable=max_unreadable,
                 annotations=annotations,
                 annotation_classes=annotation_class or (),
+                pseudonymise=pseudonymise,
                 workers=workers,
                 reader_threads=reader_threads,
                 wait=wait,

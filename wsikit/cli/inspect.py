@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from wsikit.store.row import Row
 
 EXAMPLES = """Examples:
 
 wsikit inspect cohort.zarr
 
-wsikit inspect cohort.zarr a-slide"""
+wsikit inspect cohort.zarr a-slide
+
+wsikit inspect cohort.zarr a-slide --row 17"""
 
 
 def command(
     store: Annotated[Path, typer.Argument(help="The feature store.")],
     slide: Annotated[str | None, typer.Argument(help="One slide of it.")] = None,
+    row: Annotated[int | None, typer.Option(help="One row of the slide, from 0: the tile it stands for.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """What is in a store; for one slide, what a row of it means in pixels and micrometres."""
+    """What is in a store, of a slide, in a row: which tile it stands for, in pixels and micrometres."""
     from wsikit.cli._show import print_json, stdout_console
+    from wsikit.errors import ConfigError
     from wsikit.store.reader import open_store
+    from wsikit.store.row import describe_row
 
     opened = open_store(store)
     console = stdout_console()
-    if slide is None:
+    if row is not None:
+        if slide is None:
+            raise ConfigError("--row needs the slide: wsikit inspect STORE SLIDE --row K")
+        described = describe_row(opened, slide, row)
+        if json_:
+            print_json(described)
+            return
+        lines = _row_lines(described)
+    elif slide is None:
         facts = {**opened.attributes, "slides": opened.slide_ids}
         if json_:
             print_json(facts)
@@ -46,6 +62,24 @@ def command(
         lines = _slide_lines(slide, facts, opened.coords(slide).tolist())
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _row_lines(row: Row) -> list[str]:
+    (x, y), (width, height) = row.xy_level0, row.size_level0_px
+    read = "as scanned" if row.resampler == "none" else f"resampled ({row.resampler})"
+    return [
+        f"{row.slide_id}, row {row.row}",
+        f"pixels      level 0, {x} to {x + width:g} across and {y} to {y + height:g} down",
+        f"place       {row.corner_um[0]:.1f} um right of and {row.corner_um[1]:.1f} um below the slide's top left; "
+        f"{row.size_um[0]:.1f} x {row.size_um[1]:.1f} um",
+        f"read        level {row.level}, {row.read_px[0]} x {row.read_px[1]} px; {read}",
+        f"tile        {row.tile_px} x {row.tile_px} px of {row.achieved_mpp[0]:.6g} x {row.achieved_mpp[1]:.6g} um",
+        *(f"quality     {name} {value:.3f}" for name, value in row.quality.items()),
+        *(
+            f"features    {key}: {status}" + (f", length {row.norm[key]:.4g}" if key in row.norm else "")
+            for key, status in row.status.items()
+        ),
+    ]
 
 
 def _slide_lines(slide: str, facts: dict, coords: list) -> list[str]:  # type: ignore[type-arg]

@@ -11,6 +11,8 @@ EXAMPLES = """Examples:
 
 wsikit status cohort.zarr
 
+wsikit status cohort.zarr --watch
+
 wsikit status cohort.zarr --json
 
 Exit code: 0 everything done, 1 something failed or remains."""
@@ -19,40 +21,33 @@ Exit code: 0 everything done, 1 something failed or remains."""
 def command(
     store: Annotated[Path, typer.Argument(help="The feature store.")],
     all_: Annotated[bool, typer.Option("--all", help="Show slides that are done, too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again until no run is at it.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks with --watch.", min=0.2)] = 5.0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """How far a store is: done, failed, remaining; safe while a run is at it."""
-    from wsikit.cli._show import print_json, stdout_console
+    """How far a store is: done, failed, remaining, tiles per second, time left; safe while a run is at it."""
+    import time
+
+    from wsikit.cli._show import print_json, status_lines, status_table, stdout_console
     from wsikit.extract.status import store_status
     from wsikit.store.reader import open_store
 
+    console = stdout_console()
     status = store_status(open_store(store))
-    rows = status.slides
-    done, left = status.count("done"), status.count("waiting") + status.count("unfinished")
+    with console.status("") as live:  # a line that is written over, in a terminal
+        while watch and status.running:
+            line = "; ".join(status_lines(status))
+            if console.is_terminal:
+                live.update(line)
+            else:
+                console.print(line, highlight=False)
+            time.sleep(every)
+            status = store_status(open_store(store))
     if json_:
-        print_json({"slides": rows, "running": status.running})
+        print_json(status)
     else:
-        from rich.table import Table
-
-        console = stdout_console()
-        shown = [r for r in rows if all_ or r.state != "done"]
-        if shown:
-            table = Table()
-            for name in ("slide", "features", "state", "tiles", "shards", "reason"):
-                table.add_column(name, overflow="fold")
-            for r in shown:
-                table.add_row(
-                    r.slide_id,
-                    r.key,
-                    r.state,
-                    f"{r.tiles:,}",
-                    f"{r.shards_done}/{r.shards}",
-                    " ".join(r.reason.split()),
-                )
-            console.print(table)
-        failed = len(rows) - done - left
-        tiles = sum(r.tiles for r in rows if r.state == "done")
-        console.print(f"{done} done ({tiles:,} tiles), {failed} failed, {left} remaining", highlight=False)
-        console.print(f"running now: {status.running or 'nothing'}", highlight=False)
-    if done != len(rows):
+        status_table(console, [r for r in status.slides if all_ or r.state != "done"])
+        for line in status_lines(status):
+            console.print(line, highlight=False)
+    if status.count("done") != len(status.slides):
         raise typer.Exit(1)

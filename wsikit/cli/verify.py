@@ -26,6 +26,7 @@ def command(
     weights: Annotated[str | None, typer.Option(help="Its weights.")] = None,
     precision: Annotated[str, typer.Option(help="Its precision.")] = "float32",
     stain_norm: Annotated[str | None, typer.Option(help="The stain normalisation, if there was one.")] = None,
+    pseudonymise: Annotated[Path | None, typer.Option(help="The key file they were extracted with.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Hash every object again, compare shapes, and values with statuses."""
@@ -47,10 +48,16 @@ def command(
         findings += verify_listing(opened)
     if re_extract:
         from wsikit.extract.inputs import collect_slides
+        from wsikit.extract.pseudonyms import pseudonymise as hide
         from wsikit.extract.reextract import re_extract as again
         from wsikit.extract.settings import EncoderSettings
 
-        entries = [e for e in collect_slides(slides or [], manifest=manifest) if e.slide_id in names]
+        entries = collect_slides(slides or [], manifest=manifest)
+        if pseudonymise is not None:
+            if not pseudonymise.exists():  # one made now would fit no store
+                raise ConfigError(f"no such key file: {pseudonymise}")
+            entries, _ = hide(entries, pseudonymise, outside=[store])
+        entries = [e for e in entries if e.slide_id in names]
         asked = EncoderSettings(encoder, weights, precision, stain=stain_norm)
         findings += again(opened, entries, asked, tiles=re_extract)
     if json_:

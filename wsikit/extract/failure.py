@@ -37,14 +37,29 @@ class Failure:
 
 
 def failure_of(error: Exception, entry: SlideEntry) -> Failure:
-    """An error as a row of the table; the slide goes by its id there, because paths may name patients."""
+    """An error as a row of the table; the slide goes by its id there, because paths may name patients.
+
+    Of a slide with a pseudonym no message is kept at all, which may quote the file: only what kind of error it
+    was, and where in the code.
+    """
+    fatal = isinstance(error, StoreWriteError)
+    if entry.secret is not None and not fatal:
+        kind = (type(error).__doc__ or "").strip().partition("\n")[0] if isinstance(error, WsikitError) else ""
+        state = error.state if isinstance(error, WsikitError) else "failed"
+        trace = "" if isinstance(error, WsikitError) else "".join(traceback.format_tb(error.__traceback__))
+        return Failure(
+            state,
+            f"slide {entry.slide_id}: {type(error).__name__}: {kind or 'not foreseen'} (Its message is left out with "
+            "the slide's name; 'wsikit doctor' on the file itself shows it.)",
+            trace,
+        )
     if isinstance(error, WsikitError):
         state, reason, trace = error.state, str(error), ""
     else:
         state, reason = "failed", f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
     reason, trace = (text.replace(str(entry.path), entry.slide_id) for text in (reason, trace))
-    return Failure(state, reason, trace, fatal=isinstance(error, StoreWriteError))
+    return Failure(state, reason, trace, fatal=fatal)
 
 
 @contextlib.contextmanager

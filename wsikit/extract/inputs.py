@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
 from wsikit.errors import ConfigError
+from wsikit.provenance import fingerprint
 from wsikit.registry import nearest
 from wsikit.slides.annotations import SUFFIXES
 from wsikit.slides.base import SLIDE_SUFFIXES, slide_id_of
-from wsikit.store.format import check_slide_id
+from wsikit.store.format import check_slide_id, folder_name
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class SlideEntry:
         scene: Scene or focal plane, if given.
         tissue: GeoJSON file with the slide's tissue, if given.
         annotations: File with what was drawn on the slide, if given.
+        secret: Where ``slide_id`` is a pseudonym: the key that hides what else could give the file away.
     """
 
     slide_id: str
@@ -37,6 +40,17 @@ class SlideEntry:
     scene: str | None = None
     tissue: Path | None = None
     annotations: Path | None = None
+    secret: str | None = field(default=None, repr=False)
+
+    def fingerprint(self) -> str:
+        """Identity of the file by its content, keyed where the slide has a pseudonym."""
+        return self.keyed(fingerprint(self.path))
+
+    def keyed(self, digest: str) -> str:
+        """A hash as it may be kept: as it is, or useless without the key to whoever has the file; 64 hex digits."""
+        if self.secret is None:
+            return digest
+        return hmac.digest(bytes.fromhex(self.secret), digest.encode(), "sha256").hex()
 
 
 COLUMNS = {
@@ -67,17 +81,10 @@ def collect_slides(
         ConfigError: Nothing found, a missing file, an unknown column, a row that names no slide or
             an odd value, two slides of one id.
     """
-    files = _search(paths)
-    entries = [SlideEntry(slide_id_of(path), path) for path in files]
-    if manifest is not None:
-        entries = _apply_manifest(entries, Path(manifest))
-    if not entries:
-        raise ConfigError("no slides: name slide files, folders that hold them, or a manifest with a column 'path'")
     seen: dict[str, SlideEntry] = {}
-    for entry in sorted(entries, key=lambda e: (e.slide_id, str(e.path))):
+    for entry in list_slides(paths, manifest=manifest):
         check_slide_id(entry.slide_id)
-        # Compared without case: "A" and "a" are one folder on Windows and macOS.
-        other = seen.setdefault(entry.slide_id.casefold(), entry)
+        other = seen.setdefault(folder_name(entry.slide_id), entry)
         if other is not entry:
             raise ConfigError(
                 f"two slides would both be {entry.slide_id!r} in the store: {other.path} and {entry.path}; "
@@ -107,6 +114,22 @@ def with_annotations(entries: Sequence[SlideEntry], folder: str | PathLike[str])
             f"{len(entries)} slides; expected for instance {entries[0].slide_id}.geojson"
         )
     return found
+
+
+def list_slides(
+    paths: Iterable[str | PathLike[str]], *, manifest: str | PathLike[str] | None = None
+) -> list[SlideEntry]:
+    """The same list with ids that need not be unique, nor able to name a folder: for a look before a run.
+
+    Raises:
+        ConfigError: As :func:`collect_slides`, except for what is wrong with ids.
+    """
+    entries = [SlideEntry(slide_id_of(path), path) for path in _search(paths)]
+    if manifest is not None:
+        entries = _apply_manifest(entries, Path(manifest))
+    if not entries:
+        raise ConfigError("no slides: name slide files, folders that hold them, or a manifest with a column 'path'")
+    return sorted(entries, key=lambda e: (e.slide_id, str(e.path)))
 
 
 def _search(paths: Iterable[str | PathLike[str]]) -> list[Path]:
@@ -165,13 +188,13 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
         if entry.path in told:
             raise ConfigError(f"{where}: {entry.path} has a row already, in line {told[entry.path]}")
         told[entry.path] = number
-        chosen[index] = SlideEntry(
-            values.get("slide_id") or entry.slide_id,
-            entry.path,
-            _mpp(values, where),
-            values.get("scene") or None,
-            _beside(manifest, values["tissue"], where) if values.get("tissue") else None,
-            _beside(manifest, values["annotations"], where) if values.get("annotations") else None,
+        chosen[index] = replace(
+            entry,
+            slide_id=values.get("slide_id") or entry.slide_id,
+            mpp=_mpp(values, where),
+            scene=values.get("scene") or None,
+            tissue=_beside(manifest, values["tissue"], where) if values.get("tissue") else None,
+            annotations=_beside(manifest, values["annotations"], where) if values.get("annotations") else None,
         )
     return chosen
 

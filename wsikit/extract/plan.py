@@ -16,9 +16,9 @@ from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_plan, picture_stored
 from wsikit.extract.settings import RunSettings
 from wsikit.geometry import Mpp
-from wsikit.provenance import file_bytes, fingerprint, sha256_file
+from wsikit.provenance import file_bytes, sha256_file
 from wsikit.slides.annotations import Annotations, class_shares, read_annotations, within_classes
-from wsikit.slides.geojson import read_geojson, write_geojson
+from wsikit.slides.geojson import DRAWN, read_geojson, write_geojson
 from wsikit.slides.level import LevelChoice
 from wsikit.slides.open import open_slide
 from wsikit.slides.slide import Slide
@@ -35,33 +35,17 @@ def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]
         NoTissueError: No tile has enough tissue. The picture is drawn all the same.
     """
     with open_entry(entry, settings) as slide:
-        if entry.tissue is not None:
-            tissue = read_geojson(entry.tissue, slide)
-        else:
-            tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
-        drawn: Annotations | None = None
-        if settings.annotation_classes:
-            drawn = _drawn(entry)
-            tissue = within_classes(tissue, drawn, settings.annotation_classes)
-        tiles = tile_slide(slide, tissue, settings.spec)
+        tissue, tiles = find_tiles(slide, entry, settings)
         if settings.report is not None:
             picture_plan(settings.report, entry.slide_id, slide, tissue, tiles)
             outline = settings.report / "tissue" / f"{entry.slide_id}.geojson"
             outline.parent.mkdir(exist_ok=True)
             write_geojson(tissue, outline)
-        if not len(tiles):
-            found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
-            if drawn is not None:
-                found += f" inside annotations of {list(settings.annotation_classes)} (it has: {drawn.classes})"
-            cause = (
-                f"{found}, but no whole tile has {settings.spec.min_tissue:g} of its area on it"
-                if tissue.mask.any()
-                else f"{found} by the method {tissue.method!r}"
-            )
-            raise NoTissueError(f"slide {entry.slide_id}: no tiles: {cause}; look at its overlay picture")
-        attributes = plan_attributes(entry.path, slide, tissue, tiles)
-        if drawn is not None:
-            attributes["annotations"] = {"sha256": drawn.sha256, "classes": sorted(settings.annotation_classes)}
+        refuse_empty(entry, tissue, tiles, settings)
+        attributes = plan_attributes(entry, slide, tissue, tiles)
+        if settings.annotation_classes:
+            sha256 = entry.keyed(_drawn(entry).sha256)
+            attributes["annotations"] = {"sha256": sha256, "classes": sorted(settings.annotation_classes)}
     with writing(root):
         write_plan(
             root, entry.slide_id, attributes=attributes, coords=tiles.coords, quality=tiles.tissue_fraction[:, None]
@@ -84,13 +68,40 @@ def label_tiles(root: Path, entry: SlideEntry, settings: RunSettings, attributes
         return
     drawn = read_annotations(entry.annotations)
     stored = labels_source(root, entry.slide_id)
-    if stored is not None and stored["sha256"] == drawn.sha256:
+    if stored is not None and stored["sha256"] == entry.keyed(drawn.sha256):
         return
     width, height = attributes["tile_level0_px"]
     with open_entry(entry, settings) as slide:
         shares = class_shares(drawn, slide, read_coords(root, entry.slide_id), (width, height))
     with writing(root):
-        write_labels(root, entry.slide_id, shares, source={"sha256": drawn.sha256})
+        write_labels(root, entry.slide_id, shares, source={"sha256": entry.keyed(drawn.sha256)})
+
+
+def find_tiles(slide: Slide, entry: SlideEntry, settings: RunSettings) -> tuple[TissueMask, TileSet]:
+    """Tissue (drawn, or segmented; inside of annotations, if asked) and tiles of an open slide; there may be none."""
+    if entry.tissue is not None:
+        tissue = read_geojson(entry.tissue, slide)
+    else:
+        tissue = segment_tissue(slide, method=settings.tissue, **settings.tissue_options)
+    if settings.annotation_classes:
+        tissue = within_classes(tissue, _drawn(entry), settings.annotation_classes)
+    return tissue, tile_slide(slide, tissue, settings.spec)
+
+
+def refuse_empty(entry: SlideEntry, tissue: TissueMask, tiles: TileSet, settings: RunSettings) -> None:
+    """Raise NoTissueError where there are no tiles, with the cause."""
+    if len(tiles):
+        return
+    found = f"tissue was found on {100 * tissue.fraction:.2f} % of the slide"
+    if settings.annotation_classes:
+        has = _drawn(entry).classes
+        found += f" inside annotations of {list(settings.annotation_classes)} (it has: {has})"
+    cause = (
+        f"{found}, but no whole tile has {settings.spec.min_tissue:g} of its area on it"
+        if tissue.mask.any()
+        else f"{found} by the method {tissue.method!r}"
+    )
+    raise NoTissueError(f"slide {entry.slide_id}: no tiles: {cause}; look at its overlay picture")
 
 
 def open_entry(entry: SlideEntry, settings: RunSettings) -> Slide:
@@ -104,14 +115,17 @@ def open_entry(entry: SlideEntry, settings: RunSettings) -> Slide:
         return open_slide(entry.path, mpp=settings.missing_mpp, **options)
 
 
-def plan_attributes(path: Path, slide: Slide, tissue: TissueMask, tiles: TileSet) -> dict[str, Any]:
+def plan_attributes(entry: SlideEntry, slide: Slide, tissue: TissueMask, tiles: TileSet) -> dict[str, Any]:
     """What the store keeps of a slide: measures and choices; no path, no text of the scanner."""
+    parameters = dict(tissue.parameters)
+    if "sha256" in parameters and tissue.method == DRAWN:
+        parameters["sha256"] = entry.keyed(parameters["sha256"])
     return {
-        "fingerprint": fingerprint(path),
-        "file_bytes": file_bytes(path),
+        "fingerprint": entry.fingerprint(),
+        "file_bytes": None if entry.secret else file_bytes(entry.path),  # the size of a file leads to it
         "vendor": slide.vendor,
         "reader": slide.reader,
-        "scene": slide.scene,
+        "scene": slide.scenes.index(slide.scene) if isinstance(slide.scene, str) else slide.scene,
         "scenes": len(slide.scenes) or 1,
         "size_level0_px": list(slide.size),
         "mpp": list(slide.mpp),
@@ -126,7 +140,7 @@ def plan_attributes(path: Path, slide: Slide, tissue: TissueMask, tiles: TileSet
         "stride_level0_px": list(tiles.stride_level0_px),
         "tissue": {
             "method": tissue.method,
-            "parameters": dict(tissue.parameters),
+            "parameters": parameters,
             "fraction": tissue.fraction,
             "area_mm2": tissue.area_mm2,
             "unreadable_px": tissue.unreadable_px,
@@ -151,36 +165,43 @@ def same_slide(root: Path, entry: SlideEntry) -> dict[str, Any]:
         ChangedError: Another file, resolution or scene than the store was begun with.
     """
     attributes = slide_attributes(root, entry.slide_id)
-    found = fingerprint(entry.path)
+    found = entry.fingerprint()
     if found != attributes["fingerprint"]:
         raise ChangedError(
             f"slide {entry.slide_id}: the file is not the one that the store was begun with (fingerprint "
-            f"{found[:12]}, stored {attributes['fingerprint'][:12]}; {file_bytes(entry.path):,} bytes, stored "
-            f"{attributes['file_bytes']:,}); 'wsikit remove' it from the store first, or give it another slide_id"
+            f"{found[:12]}, stored {attributes['fingerprint'][:12]}; {file_bytes(entry.path)} bytes, stored "
+            f"{attributes['file_bytes']}); 'wsikit remove' it from the store first, or give it another slide_id"
         )
     if entry.mpp is not None and list(entry.mpp) != attributes["mpp"]:
         raise ChangedError(
             f"slide {entry.slide_id}: mpp {list(entry.mpp)} is given, the store has {attributes['mpp']} "
             f"({attributes['mpp_source']}); 'wsikit remove' it from the store first"
         )
-    drawn = None if entry.tissue is None else sha256_file(entry.tissue)
-    stored = attributes["tissue"]["parameters"].get("sha256") if attributes["tissue"]["method"] == "geojson" else None
+    drawn = None if entry.tissue is None else entry.keyed(sha256_file(entry.tissue))
+    stored = attributes["tissue"]["parameters"].get("sha256") if attributes["tissue"]["method"] == DRAWN else None
     if drawn != stored:
         raise ChangedError(
             f"slide {entry.slide_id}: the tissue was {_outline_words(stored)}, now it is {_outline_words(drawn)}; "
             "'wsikit remove' it from the store first"
         )
     restricted = attributes.get("annotations")
-    if restricted is not None and _drawn(entry).sha256 != restricted["sha256"]:
+    if restricted is not None and entry.keyed(_drawn(entry).sha256) != restricted["sha256"]:
         raise ChangedError(
             f"slide {entry.slide_id}: its tiles were chosen by other annotations (sha256 {restricted['sha256'][:12]}); "
             "'wsikit remove' it from the store first"
         )
-    if entry.scene != attributes["scene"]:
-        raise ChangedError(
-            f"slide {entry.slide_id}: scene {entry.scene!r} is asked for, the store has {attributes['scene']!r}"
-        )
+    scene = attributes["scene"]
+    asked = entry.scene if isinstance(scene, str) else _scene_number(entry)  # its name is in stores of wsikit 0.1 only
+    if asked != scene:
+        raise ChangedError(f"slide {entry.slide_id}: scene {entry.scene!r} is asked for, the store has {scene!r}")
     return attributes
+
+
+def _scene_number(entry: SlideEntry) -> int | None:
+    if entry.scene is None:
+        return None
+    with open_slide(entry.path, mpp=entry.mpp or 1.0, scene=entry.scene, allow_unequal_mpp=True) as slide:
+        return slide.scenes.index(entry.scene)
 
 
 def _outline_words(sha256: str | None) -> str:

@@ -13,7 +13,6 @@ from wsikit.errors import ConfigError
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.plan import choice_of
 from wsikit.extract.settings import EncoderSettings
-from wsikit.provenance import fingerprint
 from wsikit.slides.open import open_slide
 from wsikit.slides.stain_norm import normalise_stain
 from wsikit.slides.tiling import read_tiles
@@ -62,7 +61,7 @@ def re_extract(
                 "--precision and --stain-norm"
             )
         attributes = store.slide(entry.slide_id)
-        found = fingerprint(entry.path)
+        found = entry.fingerprint()
         if found != attributes["fingerprint"]:
             what = f"the file has fingerprint {found[:12]}, the store {attributes['fingerprint'][:12]}"
             findings.append(Finding(entry.slide_id, "differs", what))

@@ -17,6 +17,7 @@ from wsikit.extract.failure import Failure, StoreWriteError
 from wsikit.extract.inputs import SlideEntry, collect_slides, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
+from wsikit.extract.pseudonyms import pseudonymise as hide
 from wsikit.extract.settings import EncoderSettings, RunSettings
 from wsikit.extract.usage import Usage
 from wsikit.slides.tiling import TilingSpec
@@ -84,6 +85,7 @@ def extract_features(
     max_unreadable: float = 0.0,
     annotations: str | PathLike[str] | None = None,
     annotation_classes: Iterable[str] = (),
+    pseudonymise: str | PathLike[str] | None = None,
     workers: int | None = None,
     reader_threads: int | None = None,
     wait: bool = False,
@@ -111,6 +113,7 @@ def extract_features(
             every class in every tile is kept as labels.
         annotation_classes: Keep only tiles of which at least ``spec.min_tissue`` is tissue inside of annotations of
             these classes. A slide without annotations is then refused.
+        pseudonymise: Key file, created if absent, that gives each slide another name; see ``extract.pseudonyms``.
         workers: Worker processes on this machine; default one per core, or one per GPU.
         reader_threads: Threads that decode tiles, for each of the two shards that a worker is at; default: half of
             the cores that there are for each worker, at least 1.
@@ -141,9 +144,12 @@ def extract_features(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; at least 1")
     asked = _encoders([encoder] if isinstance(encoder, (str, EncoderSettings)) else encoder)
+    report, key = report_folder(root), None
+    if pseudonymise is not None:
+        entries, key = hide(entries, pseudonymise, outside=(root, report))
     settings = RunSettings(
         store=root.absolute(),
-        report=report_folder(root).absolute(),
+        report=report.absolute(),
         spec=spec or TilingSpec(),
         tissue=tissue,
         tissue_options=tissue_options or {},
@@ -152,6 +158,7 @@ def extract_features(
         missing_mpp=missing_mpp,
         allow_unequal_mpp=allow_unequal_mpp,
         annotation_classes=tuple(annotation_classes),
+        pseudonyms=key,
     )
     configuration = settings.configuration()  # errors in names and options come before any work
     for one in asked:

@@ -69,6 +69,7 @@ class RunSettings:
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
         annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
+        pseudonyms: Identity of the key that slide ids and fingerprints are hidden with, or None.
     """
 
     store: Path
@@ -81,14 +82,17 @@ class RunSettings:
     missing_mpp: float | None = None
     allow_unequal_mpp: bool = False
     annotation_classes: tuple[str, ...] = ()
+    pseudonyms: str | None = None
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""
         drawn = {"annotation_classes": sorted(self.annotation_classes)} if self.annotation_classes else {}
+        hidden = {} if self.pseudonyms is None else {"pseudonyms": {"key": self.pseudonyms}}
         tiling = {**asdict(self.spec), "stride_px": self.spec.effective_stride_px}
         coarser = tiling.pop("resampler")
         return {
             **drawn,
+            **hidden,
             "tiling": tiling,
             "tissue": {"method": self.tissue, "parameters": recorded_parameters(self.tissue, self.tissue_options)},
             "resampling": {"coarser": coarser, "finer": "cubic"},

@@ -14,6 +14,9 @@ from wsikit.store.lease import holder
 from wsikit.store.reader import FeatureStore
 from wsikit.store.writer import missing_shards, read_plan
 
+LATEST, LEAST, GAP_S = 200, 3, 600.0
+"""The pace is taken over so many shards at most, and so many at least; a longer pause is a stop."""
+
 
 @dataclass(frozen=True)
 class SlideStatus:
@@ -45,10 +48,18 @@ class StoreStatus:
     Attributes:
         slides: One row per slide and encoder.
         running: Who holds the store now, in words, or empty.
+        tiles_done: Tiles whose shard is finished.
+        tiles_left: Tiles still to do; slides that are not planned yet count with the mean of the others.
+        tiles_per_s: How fast the latest shards were finished, or None where there are too few to tell.
+        seconds_left: At that pace, or None while nothing runs or the pace is not known.
     """
 
     slides: tuple[SlideStatus, ...]
     running: str
+    tiles_done: int = 0
+    tiles_left: int = 0
+    tiles_per_s: float | None = None
+    seconds_left: float | None = None
 
     def count(self, state: str) -> int:
         """Rows in a state."""
@@ -57,7 +68,9 @@ class StoreStatus:
 
 def store_status(store: FeatureStore) -> StoreStatus:
     """How far a store is; safe while another process writes to it."""
-    root = store.path
+    root, layout = store.path, fmt.Layout(store.path)
+    finished: list[tuple[float, int]] = []  # when a shard's record was written, and its rows
+    tiles_left = 0
     wrong, asked = remembered(root), _asked(root)
     rows: list[SlideStatus] = []
     planned = store.slide_ids
@@ -70,13 +83,18 @@ def store_status(store: FeatureStore) -> StoreStatus:
             rows += [SlideStatus(slide_id, key, "waiting", tiles, 0, shards) for key in wanted]
         for key in keys:
             try:
-                left = len(missing_shards(root, slide_id, key))
-            except StoreError:  # removed by another process a moment ago
+                missing = missing_shards(root, slide_id, key)
+                records = {s: layout.shard_record(slide_id, key, s) for s in set(range(shards)) - set(missing)}
+                finished += [(path.stat().st_mtime, _rows(s, tiles)) for s, path in records.items()]
+            except (StoreError, FileNotFoundError):  # removed by another process a moment ago
                 continue
+            left = len(missing)
             failure = wrong.get(slide_id)
             state = "done" if not left else "unfinished"
             if failure is not None and (left or failure.state == "damaged"):
                 state = failure.state
+            if state == "unfinished":
+                tiles_left += sum(_rows(s, tiles) for s in missing)
             reason = failure.reason if failure is not None and state == failure.state else ""
             rows.append(SlideStatus(slide_id, key, state, tiles, shards - left, shards, reason))
     known = set(planned)
@@ -84,7 +102,39 @@ def store_status(store: FeatureStore) -> StoreStatus:
     known.update(wrong)
     unplanned = [s for s in asked.get("slides", []) if s not in known]
     rows += [SlideStatus(s, key, "waiting") for s in unplanned for key in asked["keys"]]
-    return StoreStatus(tuple(sorted(rows, key=lambda r: (r.slide_id, r.key))), holder(root))
+    waiting = [r for r in rows if r.state == "waiting"]
+    sizes = [r.tiles for r in rows if r.tiles]
+    mean = sum(sizes) / len(sizes) if sizes else 0.0
+    tiles_left += round(sum(r.tiles or mean for r in waiting))
+    running, pace = holder(root), _pace(finished)
+    return StoreStatus(
+        tuple(sorted(rows, key=lambda r: (r.slide_id, r.key))),
+        running,
+        tiles_done=sum(rows for _, rows in finished),
+        tiles_left=tiles_left,
+        tiles_per_s=pace,
+        seconds_left=tiles_left / pace if pace and running else None,
+    )
+
+
+def _rows(shard: int, tiles: int) -> int:
+    span = fmt.rows_of(shard, tiles)
+    return int(span.stop - span.start)
+
+
+def _pace(finished: list[tuple[float, int]]) -> float | None:
+    """Tiles per second over the latest shards, by the clock of the disk that they were written to.
+
+    Pauses between runs do not count: the look back ends at a gap of ten minutes.
+    """
+    latest = sorted(finished)[-LATEST:]
+    for i in range(len(latest) - 1, 0, -1):
+        if latest[i][0] - latest[i - 1][0] > GAP_S:
+            latest = latest[i:]
+            break
+    seconds = latest[-1][0] - latest[0][0] if latest else 0.0
+    # The first shard was worked on before the span begins.
+    return sum(rows for _, rows in latest[1:]) / seconds if len(latest) >= LEAST and seconds > 0 else None
 
 
 def _asked(root: Path) -> dict[str, Any]:

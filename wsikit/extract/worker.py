@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,6 +121,9 @@ class ExtractPlugin(WorkerPlugin):
         sys.setswitchinterval(1e-3)  # a fifth: a thread that decodes waits less for one that only holds the interpreter
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
+        if self.settings.pseudonyms is not None:  # what a library logs or warns of may quote the file
+            logging.disable()
+            warnings.simplefilter("ignore")
         self.lock = threading.Lock()
         self.buffers = Buffers()
         self._encoders: dict[str, Built] = {}

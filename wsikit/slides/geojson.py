@@ -25,6 +25,9 @@ from wsikit.slides.tissue_mask import Mask, TissueMask
 Ring = npt.NDArray[np.float64]
 """(K, 2) corners x, y; closed: the last is the first."""
 
+DRAWN = "geojson"
+"""The tissue method of a mask that was read from a file."""
+
 COLOUR = (0, 116, 71)
 
 
@@ -100,7 +103,7 @@ def read_geojson(
         "mpp": mpp,
     }
     reached = slide.mpp.mean * float(np.sqrt(downsample[0] * downsample[1]))
-    return TissueMask(mask, downsample, reached, "geojson", parameters)
+    return TissueMask(mask, downsample, reached, DRAWN, parameters)
 
 
 def features_of(data: Any) -> Iterator[tuple[str, dict[str, Any]]]:

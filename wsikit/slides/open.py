@@ -20,7 +20,7 @@ def open_slide(
     path: str | PathLike[str],
     *,
     mpp: float | tuple[float, float] | None = None,
-    scene: str | None = None,
+    scene: str | int | None = None,
     reader: str | None = None,
     allow_unequal_mpp: bool = False,
 ) -> Slide:
@@ -33,7 +33,7 @@ def open_slide(
         path: The slide file.
         mpp: Micrometres per level-0 pixel, (x, y) or one value for both, where the file has none
             or a wrong one.
-        scene: Which scene or focal plane, for files that hold several.
+        scene: Which scene or focal plane, for files that hold several: its name, or its number from 0.
         reader: Use this reader only.
         allow_unequal_mpp: Accept pixels that are not square (beyond 1 %).
 
@@ -64,7 +64,7 @@ def open_slide(
     return Slide(path, handle, reader=name, mpp=chosen, mpp_source=source, scene=scene, refused=refused)
 
 
-def _first_reader(path: Path, *, scene: str | None, only: str | None) -> tuple[Reader, str, dict[str, str]]:
+def _first_reader(path: Path, *, scene: str | int | None, only: str | None) -> tuple[Reader, str, dict[str, str]]:
     names: Sequence[str] = [c.name for c in sorted(READERS.cards(), key=lambda c: (c.priority, c.name))]
     if only is not None:
         names = [READERS[only].card.name]

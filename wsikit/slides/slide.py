@@ -38,7 +38,7 @@ class Slide:
         reader: str,
         mpp: Mpp,
         mpp_source: str,
-        scene: str | None = None,
+        scene: str | int | None = None,
         refused: dict[str, str] | None = None,
     ) -> None:
         self.path, self.reader, self.refused = path, reader, refused or {}

@@ -6,6 +6,7 @@ The specification in words is ``docs/reference/store-format.md``.
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +34,50 @@ PRIVATE = ".wsikit"
 group that is neither a group nor an array, and does not look inside arrays."""
 
 _ID = re.compile(r"[^\x00-\x1f/\\:*?\"<>|]+")
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in "123456789¹²³")}
+"""Devices of Windows, with any ending; superscript digits count there."""
+
+_MAX_BYTES = 200
+"""Of a slide id in UTF-8: 255 are a name's most, and records and partial files add up to 46 to it."""
 
 
 def check_slide_id(slide_id: str) -> str:
     """The id, if it can name a folder on every file system and a node in Zarr.
 
     Raises:
-        ConfigError: Empty, longer than 128 characters, with a character that some file system
-            refuses, or with a leading dot, two leading underscores or a trailing dot or space.
+        ConfigError: Empty, longer than 128 characters or 200 bytes, with a character that some file
+            system refuses, one of Windows' device names (CON), or with a leading dot, two leading
+            underscores or a trailing dot or space.
     """
     bad = (
         not _ID.fullmatch(slide_id)
         or len(slide_id) > 128
+        or not _encodable(slide_id)
         or slide_id.startswith((".", "__", " "))
         or slide_id.endswith((".", " "))
-        or slide_id.split(".")[0].lower() in _RESERVED
+        or slide_id.split(".")[0].rstrip().lower() in _RESERVED
         or slide_id == "zarr.json"
     )
     if bad:
         raise ConfigError(
-            f"slide id {slide_id!r} cannot name a folder everywhere: expected 1 to 128 characters without "
-            "/ \\ : * ? \" < > |, not beginning with '.', '__' or a space, not ending in '.' or a space; "
-            "give another in the manifest's column 'slide_id'"
+            f"slide id {slide_id!r} cannot name a folder everywhere: expected 1 to 128 characters (200 bytes) without "
+            "/ \\ : * ? \" < > |, not beginning with '.', '__' or a space, not ending in '.' or a space, no device of "
+            "Windows; give another in the manifest's column 'slide_id'"
         )
     return slide_id
+
+
+def folder_name(slide_id: str) -> str:
+    """A slide id as file systems compare names: two with one folder name are one folder on Windows or macOS."""
+    return unicodedata.normalize("NFC", slide_id).casefold()
+
+
+def _encodable(slide_id: str) -> bool:
+    """Whether it is text (a file name that is not comes with surrogates in it) and short enough on disk."""
+    try:
+        return len(slide_id.encode()) <= _MAX_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def shards_of(rows: int) -> int:

@@ -93,6 +93,8 @@ def _copy_slide(source: Path, out: Path, slide_id: str) -> None:
         copied = []
         for name, facts in record["objects"].items():
             new = out / name
+            if not new.resolve().is_relative_to(out.resolve()):
+                raise StoreError(f"merge: {source}: a record names {name!r}, outside of the store; do not trust it")
             new.parent.mkdir(parents=True, exist_ok=True)
             partial = new.with_name(new.name + ".partial")
             shutil.copyfile(source / name, partial)

@@ -125,6 +125,7 @@ def write_svs(
     vendor_text: str = "Aperio Image Library v12.0.15",
     properties: Mapping[str, str] | None = None,
     include_mpp: bool = True,
+    texts: Mapping[int, str] | None = None,
     label: Pixels | None = None,
     macro: Pixels | None = None,
 ) -> Path:
@@ -148,6 +149,7 @@ def write_svs(
         vendor_text: First line of every page's description; OpenSlide looks for "Aperio" at its start.
         properties: Further ``key = value`` entries of the description.
         include_mpp: False leaves ``MPP`` out, as some scans do.
+        texts: ASCII tags that every page gets, by their TIFF code (315 is the artist).
         label: RGB image of the paper label.
         macro: RGB overview image of the whole glass.
 
@@ -195,6 +197,7 @@ def write_svs(
     common: dict[str, Any] = {
         "photometric": "ycbcr", "compression": "jpeg", "subsampling": _SUBSAMPLING[subsampling],
         "software": False, "metadata": None, "contiguous": False, "dtype": np.uint8,
+        "extratags": [(code, 2, 0, text, False) for code, text in (texts or {}).items()],
     }  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     try:

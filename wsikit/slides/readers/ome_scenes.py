@@ -40,7 +40,7 @@ class OmeScenesReader:
     thread_safe = False
     vendor = "ome-tiff"
 
-    def __init__(self, path: Path, *, scene: str | None = None) -> None:
+    def __init__(self, path: Path, *, scene: str | int | None = None) -> None:
         import tifffile
 
         self._path = path
@@ -51,12 +51,12 @@ class OmeScenesReader:
             self._tif.close()
             raise
 
-    def _open(self, wanted: str | None) -> None:
+    def _open(self, wanted: str | int | None) -> None:
         scenes = _list_scenes(self._tif)
         if len(scenes) < 2:
             raise ValueError("not an OME-TIFF with several scenes or focal planes")
         self.scenes = tuple(s.name for s in scenes)
-        chosen = next((s for s in scenes if s.name == wanted), None)
+        chosen = next((s for i, s in enumerate(scenes) if wanted in (s.name, i)), None)
         if chosen is None:
             found = "none was chosen" if wanted is None else f"{wanted!r} is not one of them"
             raise SceneError(

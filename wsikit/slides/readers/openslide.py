@@ -29,7 +29,7 @@ class OpenSlideReader:
     thread_safe = True
     scenes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, *, scene: str | None = None) -> None:
+    def __init__(self, path: Path, *, scene: str | int | None = None) -> None:
         import openslide
 
         self._module, self._path, self._lock = openslide, path, threading.Lock()

@@ -27,7 +27,7 @@ class TiffSlideReader:
     thread_safe = False
     scenes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, *, scene: str | None = None) -> None:
+    def __init__(self, path: Path, *, scene: str | int | None = None) -> None:
         import tiffslide
 
         if scene is not None:
