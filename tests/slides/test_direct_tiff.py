@@ -121,14 +121,14 @@ def test_tiles_of_coarser_levels_and_across_the_border(slides_dir, name):
 
 @pytest.mark.parametrize(("step", "off"), [(256, 128), (128, 0), (512, 100)])
 def test_each_cell_is_decoded_once(planted, monkeypatch, step, off):
-    decoded, plain = [], CellDecoder.decode
+    decoded, plain = [], CellDecoder.decode_run
 
-    def counted(self, level, cell, out):
-        decoded.append(cell)
-        plain(self, level, cell, out)
+    def counted(self, level, run, outs):
+        decoded.extend(run)
+        return plain(self, level, run, outs)
 
     with wk.open_slide(planted) as slide:
-        monkeypatch.setattr(CellDecoder, "decode", counted)
+        monkeypatch.setattr(CellDecoder, "decode_run", counted)
         coords = grid(slide, step, off)
         tiles_of(slide, CASES["on the grid"], coords, batch=16, threads=2)
         touched = {

@@ -9,6 +9,7 @@ slide of 80,000 px take 123 MB.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from wsikit.slides.base import BACKGROUND, Pixels
 from wsikit.slides.resample import resample, scratch
-from wsikit.slides.tiff_levels import CellDecoder, TiffLevel
+from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, runs
 
 BUDGET_BYTES = 192 << 20
 """Decoded cells that one open slide may keep."""
@@ -147,12 +148,13 @@ class CellCache:
         """Decode cells into their slots; returns those that cannot be, which give their slots back."""
         failed = set(missing)
 
-        def one(cell: int) -> None:
-            if self._decoder.readable(self.level, cell, self._pixels[self._slots[cell]]):
-                failed.discard(cell)
+        def one(part: slice) -> None:
+            cells = missing[part]
+            read = self._decoder.decode_run(self.level, cells, [self._pixels[self._slots[cell]] for cell in cells])
+            failed.difference_update(itertools.compress(cells, read))
 
         try:
-            in_threads(one, missing, pool, threads)
+            in_threads(one, runs(self.level, missing), pool, threads)
         finally:  # also where an interrupt came between: what was not decoded must not be taken for pixels
             for cell in failed:
                 self._free.append(self._slots.pop(cell))

@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from wsikit.slides.base import Pixels
 
+RUN_BYTES, RUN_GAP_BYTES = 128 << 10, 4 << 10
+"""Cells are read together up to so many bytes, over gaps of no more than so many: fewer waits for a disk."""
+
 log = logging.getLogger(__name__)
 
 _JPEG, _JPEG2000_YCBCR, _JPEG2000_RGB = 7, 33003, 33005
@@ -109,6 +112,20 @@ def _jpeg_head(tables: bytes | None, *, ycbcr: bool) -> bytes:
     return b"\xff\xd8" + adobe + (tables[2:-2] if tables else b"")
 
 
+def runs(level: TiffLevel, cells: Sequence[int]) -> list[slice]:
+    """Cut a list of cells where the next one does not follow in the file, or the bytes would be too many."""
+    starts, counts = level.offsets[cells].tolist(), level.counts[cells].tolist()
+    found, first, begin, end = [], 0, 0, 0
+    for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        if not count:
+            continue
+        if end and not (end <= start <= end + RUN_GAP_BYTES and start + count - begin <= RUN_BYTES):
+            found.append(slice(first, i))
+            first, end = i, 0
+        begin, end = (begin, start + count) if end else (start, start + count)
+    return [*found, slice(first, len(cells))]
+
+
 class CellDecoder:
     """Reads and decodes single cells of a file; may be called from several threads at once."""
 
@@ -131,10 +148,45 @@ class CellDecoder:
             ValueError: They are not a whole image of that size, or libjpeg has a warning about them.
         """
         count = int(level.counts[cell])
-        if not count:
+        self._decode(level, self._read(int(level.offsets[cell]), count) if count else b"", out)
+
+    def decode_run(self, level: TiffLevel, cells: Sequence[int], outs: Sequence[Pixels]) -> list[bool]:
+        """Decode cells that lie one after another in the file, with one read; tells which succeeded.
+
+        A cell that fails is tried again by itself, up to twice: network disks fail for a moment.
+        """
+        starts, counts = level.offsets[cells].tolist(), level.counts[cells].tolist()
+        begin = min((start for start, count in zip(starts, counts, strict=True) if count), default=0)
+        end = max((start + count for start, count in zip(starts, counts, strict=True) if count), default=0)
+        try:
+            data = self._read(begin, end - begin)
+        except OSError:
+            data = b""
+        done = []
+        for cell, out, start, count in zip(cells, outs, starts, counts, strict=True):
+            part = data[start - begin : start - begin + count] if count else b""
+            try:
+                if len(part) < count:
+                    raise OSError("the run could not be read")
+                self._decode(level, part, out)
+                done.append(True)
+            except (OSError, ValueError):
+                done.append(self._again(level, cell, out))
+        return done
+
+    def _again(self, level: TiffLevel, cell: int, out: Pixels) -> bool:
+        for _ in range(2):
+            try:
+                self.decode(level, cell, out)
+                return True
+            except (OSError, ValueError) as error:
+                log.debug("cell %d of the level of %s px: %s", cell, level.size, error)
+        return False
+
+    def _decode(self, level: TiffLevel, data: bytes, out: Pixels) -> None:
+        if not data:
             out[:] = self._background
             return
-        data = self._read(int(level.offsets[cell]), count)
         if level.codec == "jpeg":
             import simplejpeg
 
@@ -149,18 +201,6 @@ class CellDecoder:
             shape = _decode_jpeg2000(data, out, ycbcr=level.codec == "jpeg2000-ycbcr")
         if shape != out.shape:
             raise ValueError(f"an image of {shape[1]} x {shape[0]} px, expected {out.shape[1]} x {out.shape[0]}")
-
-    def readable(self, level: TiffLevel, cell: int, out: Pixels) -> bool:
-        """Decode a cell as :meth:`decode` does, and tell whether that succeeded. It is tried twice: network
-        disks fail for a moment.
-        """
-        for _ in range(2):
-            try:
-                self.decode(level, cell, out)
-                return True
-            except (OSError, ValueError) as error:
-                log.debug("cell %d of the level of %s px: %s", cell, level.size, error)
-        return False
 
     def _read(self, offset: int, count: int) -> bytes:
         if sys.platform != "win32":

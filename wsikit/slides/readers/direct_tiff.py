@@ -15,7 +15,7 @@ from wsikit.slides.base import OK, UNREADABLE, Pixels, register_reader
 from wsikit.slides.cells import CellCache, in_threads
 from wsikit.slides.level import LevelChoice, shrink_of
 from wsikit.slides.readers.openslide import OpenSlideReader
-from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, index_levels
+from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, index_levels, runs
 from wsikit.slides.truncation import TIFF_STARTS
 
 
@@ -120,11 +120,11 @@ class DirectTiffReader:
         numbers: list[int] = (rows * level.grid[0] + columns).tolist()
         read = np.ones(len(origins), np.bool_)
 
-        def one(i: int) -> None:
-            if not self._decoder.readable(level, numbers[i], out[i]):
-                out[i], read[i] = 0, False
+        def one(part: slice) -> None:
+            read[part] = self._decoder.decode_run(level, numbers[part], list(out[part]))
 
-        in_threads(one, range(len(origins)), self._pool, threads)
+        in_threads(one, runs(level, numbers), self._pool, threads)
+        out[~read] = 0
         return read
 
     def _cells_of(self, level: TiffLevel, shrink: int, size: tuple[int, int]) -> CellCache:
