@@ -224,7 +224,7 @@ def test_what_a_store_records_is_the_options_and_the_resolution():
 
 
 REAL = {  # slide: um per px where the file has none, least and most tissue; outlines were checked by eye
-    "CMU-1-Small-Region.svs": (None, 0.41, 0.47),
+    "CMU-1-Small-Region.svs": (None, 0.39, 0.47),
     "TCGA-CR-7395-01A-01-TS1.svs": (0.5, 0.64, 0.70),
     "amyloid_crystalviolet_L13.svs": (None, 0.34, 0.40),
     "helicobacterpylori_HE_L13.svs": (None, 0.285, 0.305),

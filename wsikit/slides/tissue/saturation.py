@@ -66,14 +66,16 @@ class Saturation:
         colour[never] = 0
         low = self.faintest if self.faintest is not None else faintest_stain(colour, glass)
         mask = reaching(colour > low, colour > 2 * low)
+        # Smoothing found what is pale and carried the outline outward; the unsmoothed picture has it in place.
+        mask &= closed(colour_density(rgb, glass, mpp, smooth_um=4.0) > low, 40.0, mpp)
         mask = opened(closed(mask, 40.0, mpp), 24.0, mpp)
         mask = reaching(mask, opened(mask, 50.0, mpp))  # a fibre is nowhere as wide as that
         mask = without_holes(mask, self.largest_hole_mm2, mpp) & ~never
         return without_smooth_parts(without_specks(mask, self.smallest_mm2, mpp), structure)
 
 
-def colour_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
-    """(h, w) float32: largest minus smallest density over the channels, ln units, smoothed over 15 um.
+def colour_density(rgb: Pixels, glass: Glass, mpp: float, *, smooth_um: float = 15.0) -> Plane:
+    """(h, w) float32: largest minus smallest density over the channels, ln units, smoothed.
 
     Colour that is a small part of the density is not counted: it is what noise and JPEG leave of a black
     pen. Nor is colour beside little density: that is glass of another tint (an air bubble), which passes
@@ -84,7 +86,7 @@ def colour_density(rgb: Pixels, glass: Glass, mpp: float) -> Plane:
     for channel in range(3):
         plane = glass.density(rgb, channel)
         plane[glass.padding] = 0
-        plane = blurred(plane, max(15 / mpp, 0.8))
+        plane = blurred(plane, max(smooth_um / mpp, 0.5))
         np.maximum(highest, plane, out=highest)
         np.minimum(lowest, plane, out=lowest)
         total += plane
