@@ -121,6 +121,27 @@ def test_a_second_run_does_nothing(done, cohort, tree_of):
     assert {p: p.stat().st_mtime_ns for p in done.store.rglob("c.*")} == stamps
 
 
+def test_several_encoders_in_one_pass_give_what_each_gives_alone(done, cohort, tmp_path, tree_of):
+    both = {**OPTIONS, "encoder": ["colour", "texture"]}
+    together = wk.extract_features(cohort, out=tmp_path / "both.zarr", workers=1, **both)
+    assert together.ok
+    assert [key.rsplit("-", 1)[0] for key in together.keys] == ["colour", "texture"]
+    then = tmp_path / "then.zarr"
+    shutil.copytree(done.store, then)
+    colour = {p: p.stat().st_mtime_ns for p in then.rglob("features/colour*/**/c.*")}
+    added = wk.extract_features(cohort, out=then, workers=2, **both)  # the first encoder's shards are done
+    assert added.ok
+    assert {p: p.stat().st_mtime_ns for p in colour} == colour
+    assert tree_of(then) == tree_of(together.store)
+    for wrong, words in (
+        ([], "no encoder is named"),
+        (["colour", "colour"], "named twice: colour, colour"),
+        (["colour", EncoderSettings("texture", batch_size=32)], "encoders of one run have batch_size"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            wk.extract_features(cohort, out=tmp_path / "no.zarr", **{**OPTIONS, "encoder": wrong})
+
+
 def test_new_slides_append_and_a_second_encoder_joins(done, cohort, tmp_path):
     store = tmp_path / "b.zarr"
     shutil.copytree(done.store, store)

@@ -125,10 +125,9 @@ def run_demo(
     say(f"1/5  planting {patients} slides of {size_px} px with known lesions ...")
     cohort = plant_cohort(out, patients=patients, seed=seed, size_px=size_px, processes=workers)
     say("2/5  extracting features ...")
-    for encoder in ENCODERS:
-        run = extract_features(
-            out / "slides", out=out / "features.zarr", encoder=encoder, spec=SPEC, workers=workers, progress=progress
-        )
+    run = extract_features(
+        out / "slides", out=out / "features.zarr", encoder=ENCODERS, spec=SPEC, workers=workers, progress=progress
+    )
     say("3/5  predicting lesion from single tiles ...")
     store = open_store(run.store)
     found = {encoder: _probe(cohort, store, encoder) for encoder in ENCODERS}
