@@ -42,9 +42,11 @@ def in_threads(work: Callable[[Item], None], items: Sequence[Item], pool: Thread
             work(item)
 
     others = [pool.submit(drain) for _ in range(min(n, len(items)) - 1)] if pool is not None else []
-    drain()
-    for other in others:
-        other.result()
+    try:
+        drain()
+    finally:  # none may go on writing when the caller has been told of an error
+        for other in others:
+            other.result()
 
 
 class CellCache:
