@@ -156,6 +156,7 @@ class CellCache:
             failed.difference_update(itertools.compress(cells, read))
 
         try:
+            missing.sort()  # as they lie in the file
             in_threads(one, runs(self.level, missing), pool, threads)
         finally:  # also where an interrupt came between: what was not decoded must not be taken for pixels
             for cell in failed:
