@@ -42,9 +42,11 @@ def in_threads(work: Callable[[Item], None], items: Sequence[Item], pool: Thread
             work(item)
 
     others = [pool.submit(drain) for _ in range(min(n, len(items)) - 1)] if pool is not None else []
-    drain()
-    for other in others:
-        other.result()
+    try:
+        drain()
+    finally:  # none may go on writing when the caller has been told of an error
+        for other in others:
+            other.result()
 
 
 class CellCache:
@@ -154,6 +156,7 @@ class CellCache:
             failed.difference_update(itertools.compress(cells, read))
 
         try:
+            missing.sort()  # as they lie in the file
             in_threads(one, runs(self.level, missing), pool, threads)
         finally:  # also where an interrupt came between: what was not decoded must not be taken for pixels
             for cell in failed:
