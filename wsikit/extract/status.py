@@ -143,4 +143,6 @@ def _asked(root: Path) -> dict[str, Any]:
         note = json.loads((fmt.Layout(root).private / "run.json").read_bytes())
     except (OSError, json.JSONDecodeError):
         return {}
-    return note if isinstance(note, dict) else {}
+    if not isinstance(note, dict):
+        return {}
+    return {"keys": [note["key"]], **note} if "key" in note else note  # one encoder a run, in wsikit 0.1

@@ -178,12 +178,14 @@ def plan_slide(store: str, slide_id: str) -> Planned:
             attributes = plan(root, entry, plugin.settings)
         label_tiles(root, entry, plugin.settings, attributes)
         missing: dict[int, tuple[str, ...]] = {}
+        layout = fmt.Layout(root)
+        sweep_partials(layout.done(slide_id))
         for key, one in encoders.items():
             features, method = one.facts.attributes, one.asked.stain
             if method is not None and not features_attributes(root, slide_id, key):
                 features = {**features, "stain": fit_slide(root, entry, attributes, method)}
             with writing(root):
-                sweep_partials(fmt.Layout(root).features(slide_id, key))
+                sweep_partials(layout.features(slide_id, key))
                 add_features(root, slide_id, key, dim=one.facts.dim, attributes=features, quality_names=QUALITY_NAMES)
             for shard in missing_shards(root, slide_id, key):
                 missing[shard] = (*missing.get(shard, ()), key)

@@ -28,7 +28,7 @@ class Row:
         tile_px: Side of the tile that the encoder sees, px.
         achieved_mpp: Micrometres per px of that tile (x, y).
         resampler: "none" where the pixels are as scanned.
-        quality: Its measures by name.
+        quality: Its measures by name; those of the pixels only where they could be read.
         status: By key of the features: the word for its status, or "not finished".
         norm: By key: length of its feature vector, for rows that have one.
     """
@@ -76,9 +76,11 @@ def describe_row(store: FeatureStore, slide_id: str, row: int) -> Row:
         if code == fmt.OK:
             vector = store.values(slide_id, encoder=key, rows=[row])[0].astype(np.float32)
             norm[key] = float(np.linalg.norm(vector))
+    measures = {name: float(values[row]) for name, values in store.quality(slide_id).items()}
+    quality = {name: value for name, value in measures.items() if value == value}  # NaN: it could not be read
     return Row(
         slide_id, row, (x, y), (width, height), (x * mpp_x, y * mpp_y), (width * mpp_x, height * mpp_y),
         facts["level"], (facts["read_px"][0], facts["read_px"][1]), facts["tile_px"],
         (facts["achieved_mpp"][0], facts["achieved_mpp"][1]), facts["resampler"],
-        {name: float(values[row]) for name, values in store.quality(slide_id).items()}, status, norm,
+        quality, status, norm,
     )  # fmt: skip
