@@ -101,7 +101,7 @@ def build(folder: Path, out: Path, kind: str = "class", **changes: dict[str, obj
     }  # fmt: skip
     parts: dict[str, dict[str, object]] = {
         "model": {"options": {"embed_dim": 16, "dropout": 0.1}},
-        "training": {"epochs": 12, "tile_dropout": 0.2, "device": "cpu"},
+        "training": {"epochs": 12, "learning_rate": 0.01, "tile_dropout": 0.2, "device": "cpu"},
         "splits": {"folds": 3, "inner_folds": 2},
         "evaluation": {"bootstrap": 200, "permutations": 200},
     }

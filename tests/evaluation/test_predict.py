@@ -23,7 +23,7 @@ def runs(planted, experiment, tmp_path_factory):
     def run(kind, aggregator="abmil"):
         if (kind, aggregator) not in done:
             model = {"aggregator": aggregator} | ({} if aggregator == "abmil" else {"options": {}})
-            short = {"training": {"epochs": 4}, "splits": {"folds": 2, "inner_folds": 2}}
+            short = {"training": {"epochs": 4, "learning_rate": 0.01}, "splits": {"folds": 2, "inner_folds": 2}}
             wanted = experiment(planted, tmp_path_factory.mktemp("runs") / kind, kind, model=model, **short)
             done[kind, aggregator] = crossval(wanted, workers=1)
         return done[kind, aggregator]

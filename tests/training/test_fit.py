@@ -38,7 +38,7 @@ def times(label, seed=0):
 
 
 def train(bags, endpoint, target, *, rows=(TRAIN, VALIDATION), options=(), **training):
-    chosen = {"epochs": 4, "device": "cpu", "tile_dropout": 0.0} | training
+    chosen = {"epochs": 4, "device": "cpu", "tile_dropout": 0.0, "learning_rate": 1e-2} | training
     return fit(
         bags,
         endpoint,
@@ -115,7 +115,7 @@ def test_a_step_in_parts_is_the_step_at_once(toy, endpoint, tile_dropout):
 def test_the_weights_of_the_best_epoch_are_kept(toy):
     bags, label = toy
     target = classes(np.random.default_rng(4).permutation(label))  # nothing to learn: validation gets worse
-    found = train(bags, LABEL, target, keep="best", epochs=16, patience=4)
+    found = train(bags, LABEL, target, keep="best", epochs=16, patience=4, learning_rate=2e-2)
     losses = [e.validation_loss for e in found.history]
     assert found.best == 1 + int(np.argmin(losses))
     assert 1 < found.best < len(losses) == found.best + 4 < 16  # patience
@@ -127,7 +127,7 @@ def test_the_weights_of_the_best_epoch_are_kept(toy):
 def test_the_weights_of_the_last_epoch_are_kept(toy):
     bags, label = toy
     target = classes(np.random.default_rng(4).permutation(label))
-    found = train(bags, LABEL, target, keep="last", epochs=16, patience=2)
+    found = train(bags, LABEL, target, keep="last", epochs=16, patience=2, learning_rate=2e-2)
     losses = [e.validation_loss for e in found.history]
     assert found.best == len(losses) == 16
     assert validation_loss(found, bags, target) == pytest.approx(losses[-1], abs=1e-6)
@@ -239,7 +239,7 @@ def test_a_planted_tile_is_learnt_and_attended_to(toy):
 def test_survival_that_hangs_on_a_planted_tile_is_learnt(toy):
     bags, label = toy
     target = times(label)
-    found = train(bags, SURVIVAL, target, epochs=80)
+    found = train(bags, SURVIVAL, target, epochs=25)
     log_risk, _ = predict(found.model, found.task, bags, TEST)
     assert log_risk[label[TEST] == 1, 0].min() > log_risk[label[TEST] == 0, 0].max()  # higher = worse
     assert found.task.score(log_risk, target.take(TEST)) > 0.65

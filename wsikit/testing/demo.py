@@ -27,6 +27,7 @@ ENCODERS = ("texture", "colour")
 SPEC = TilingSpec(tile_px=128, target_mpp=0.5)
 FOLDS = 5
 _MODEL = """model: {aggregator: abmil, options: {embed_dim: 128, dropout: 0.5}}
+training: {optimizer: sgd, scaling: whiten-patients, epochs: EPOCHS}
 splits: {folds: FOLDS, inner_folds: INNER, seed: 0}
 """
 CONFIGS = {
@@ -36,7 +37,7 @@ cohort: cohort.csv
 stores: features.zarr
 encoder: texture
 endpoint: {{kind: class, column: label, classes: [0, 1]}}
-{_MODEL}out: label
+{_MODEL.replace("EPOCHS", "40")}out: label
 """,
     "survival": f"""# run it again: wsikit crossval survival.yaml
 name: Planted hazards, from the whole slide
@@ -44,8 +45,7 @@ cohort: cohort.csv
 stores: features.zarr
 encoder: texture
 endpoint: {{kind: survival, time: time, event: event, unit: months}}
-training: {{epochs: 100}}
-{_MODEL}out: survival
+{_MODEL.replace("EPOCHS", "100")}out: survival
 """,
 }
 TITLES = {"label": "diagnosis from the whole slide", "survival": "survival"}

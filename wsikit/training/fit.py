@@ -290,10 +290,12 @@ def _set_rng_state(state: tuple[Tensor, Tensor | None], device: torch.device) ->
 
 
 def _optimizer(net: SlideModel, training: TrainingSettings) -> torch.optim.Optimizer:
-    rate, decay = training.learning_rate, training.weight_decay
+    usual_rate, usual_decay = {"adamw": (3e-3, 1e-2), "sgd": (0.1, 1e-3)}[training.optimizer]
+    rate = usual_rate if training.learning_rate is None else training.learning_rate
+    decay = usual_decay if training.weight_decay is None else training.weight_decay
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(net.parameters(), lr=rate or 1e-3, weight_decay=decay)
-    return torch.optim.SGD(net.parameters(), lr=rate or 0.1, momentum=0.9, nesterov=True, weight_decay=decay)
+        return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
 
 
 def _schedule(training: TrainingSettings, per_epoch: int) -> Callable[[int], float]:

@@ -3,8 +3,9 @@
 The columns of a hand-made encoder differ in spread by orders of magnitude, and the directions that
 tell a lesion from its surroundings may be those that vary least: gradient descent finds them last.
 Whitening turns the columns until they are uncorrelated and gives every direction the same spread.
-What differs most between patients is not their disease but stain and scanner; with few patients a
-model should not have to find out. So patients' means are whitened as well: a direction in which they
+What tells one patient from another is the spread of the patients' means, not that of the tiles;
+columns on that scale learn fastest with few patients. And what differs most between patients is not
+their disease but stain and scanner: where the patients' means are whitened, a direction in which they
 scatter for whatever reason has to show the more for it.
 """
 
@@ -17,8 +18,12 @@ import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
 
-Scaling: TypeAlias = Literal["patients", "standardise", "whiten", "none"]
-SHRINKAGE = {"standardise": 0.0, "whiten": 0.01, "patients": 0.1}
+Scaling: TypeAlias = Literal["patients", "whiten-patients", "standardise", "whiten", "none"]
+BETWEEN = 0.4
+"""Spread of the patients' means after scaling by them: single tiles then vary by about 1."""
+FLOOR = 0.1
+"""Least spread of the patients' means that is believed, in spreads of the tiles: a few patients may agree by chance."""
+SHRINKAGE = {"whiten": 0.01, "whiten-patients": 0.1}
 """Added to every variance of the tiles (mean 1) before it is divided by: directions with less than this hold noise."""
 PATIENTS_SHRINKAGE = 1.0
 """The same for the variances of patients' means, in units of their mean: 80 patients tell little of 350 directions."""
@@ -37,12 +42,14 @@ def fit_scaling(
     Args:
         bags: Of all patients.
         rows: Positions of the training patients.
-        how: ``standardise`` gives the tiles a spread of 1 in each column (a diagonal matrix, returned as (D,)).
+        how: ``patients`` gives the patients' means a spread of ``BETWEEN`` in each column, and ``standardise``
+            the tiles a spread of 1 (a diagonal matrix, returned as (D,)).
             ``whiten`` also takes away the tiles' correlations: with S the diagonal matrix of standard
             deviations and R = V diag(w) V' the correlations, the matrix is S^-1 V diag(w + SHRINKAGE)^-1/2 V'
-            (ZCA, which stays closest to the columns as they were). ``patients`` goes on with the patients'
-            means in that space: with B = U diag(b) U' their covariance, U diag(b + PATIENTS_SHRINKAGE mean(b))^-1/2 U'
-            follows, and one factor for all that gives the tiles a mean variance of 1. ``none``: zeros and ones.
+            (ZCA, which stays closest to the columns as they were). ``whiten-patients`` goes on with the
+            patients' means in that space: with B = U diag(b) U' their covariance, U diag(b + s)^-1/2 U' follows,
+            s being PATIENTS_SHRINKAGE mean(b), and one factor for all that gives the tiles a mean variance of 1.
+            ``none``: zeros and ones.
 
     Reference:
         Kessy, Lewin and Strimmer, 2018, Am Stat 72(4), doi:10.1080/00031305.2016.1277159 (ZCA-cor). Whitening the
@@ -62,14 +69,17 @@ def fit_scaling(
     variance = np.diag(covariance)
     still = variance < 1e-10
     inverse = np.where(still, 0, 1 / np.sqrt(np.where(still, 1, variance)))
+    if how == "patients":
+        spread = np.maximum(means.std(0), FLOOR * np.sqrt(np.maximum(variance, 0)))
+        return mean.astype(np.float32), np.where(still, 0, BETWEEN / np.where(still, 1, spread)).astype(np.float32)
     if how == "standardise":
         return mean.astype(np.float32), inverse.astype(np.float32)
     matrix = inverse[:, None] * _whitening(covariance * np.outer(inverse, inverse), SHRINKAGE[how])
-    if how == "patients":
+    if how == "whiten-patients":
         scatter = np.cov((means - mean) @ matrix, rowvar=False, bias=True).reshape(dim, dim)
         matrix = matrix @ _whitening(scatter, PATIENTS_SHRINKAGE * np.trace(scatter) / dim)
-        spread = float(np.sum(matrix * (covariance @ matrix))) / max(1, int((~still).sum()))
-        matrix /= np.sqrt(spread) if spread > 0 else 1.0
+        power = float(np.sum(matrix * (covariance @ matrix))) / max(1, int((~still).sum()))
+        matrix /= np.sqrt(power) if power > 0 else 1.0
     return mean.astype(np.float32), matrix.astype(np.float32)
 
 

@@ -32,12 +32,12 @@ class TrainingSettings(Strict):
 
     Attributes:
         epochs: At most so many passes over the training patients.
-        optimizer: ``sgd`` (Nesterov, momentum 0.9) or ``adamw``. AdamW moves every weight equally far, those
-            that only noise pulls at included: with fewer patients than directions SGD finds more.
-        learning_rate: Peak of the schedule: linear warm-up, then half a cosine to zero. Default: 0.1 for
-            ``sgd``, 0.001 for ``adamw``.
+        optimizer: ``adamw``, or ``sgd`` (Nesterov, momentum 0.9). AdamW moves every weight equally far, those
+            that only noise pulls at included; see docs/explanation/evaluation.md for when SGD found more.
+        learning_rate: Peak of the schedule: linear warm-up, then half a cosine to zero. Default: 0.003 for
+            ``adamw``, 0.1 for ``sgd``.
         warmup: Share of the steps that warm up.
-        weight_decay: Of the optimizer.
+        weight_decay: Of the optimizer. Default: 0.01 for ``adamw``, 0.001 for ``sgd``.
         batch_patients: Patients in a step; a survival step always has all of them.
         keep: Weights of the ``best`` epoch by validation loss, or of the ``last``. With few patients the
             validation loss is mostly noise, and choosing by it is worse than not choosing.
@@ -46,17 +46,17 @@ class TrainingSettings(Strict):
         max_step_tiles: Tiles on the device at once; a larger step is taken in parts, with the same gradient.
         clip: Largest norm of the gradient.
         scaling: How features are brought to one scale, fitted on the training patients: ``patients``,
-            ``standardise``, ``whiten`` or ``none``; see ``wsikit.training.scaling``.
+            ``whiten-patients``, ``standardise``, ``whiten`` or ``none``; see ``wsikit.training.scaling``.
         device: As torch names it, or ``auto``.
         precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
         seed: Of weights, order and dropout.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 40
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
     batch_patients: Annotated[int, Field(ge=1)] = 8
     keep: Literal["best", "last"] = "last"
     patience: Annotated[int, Field(ge=1)] = 15
