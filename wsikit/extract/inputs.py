@@ -46,6 +46,11 @@ class SlideEntry:
         """Identity of the file by its content, keyed where the slide has a pseudonym."""
         return self.keyed(fingerprint(self.path))
 
+    def absolute(self) -> SlideEntry:
+        """The same slide by absolute paths, for workers in another working directory."""
+        tissue, annotations = (path and path.absolute() for path in (self.tissue, self.annotations))
+        return replace(self, path=self.path.absolute(), tissue=tissue, annotations=annotations)
+
     def keyed(self, digest: str) -> str:
         """A hash as it may be kept: as it is, or useless without the key to whoever has the file; 64 hex digits."""
         if self.secret is None:
