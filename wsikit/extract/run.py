@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
 from wsikit.extract.failure import Failure, StoreWriteError
-from wsikit.extract.inputs import SlideEntry, collect_slides, with_annotations
+from wsikit.extract.inputs import SlideEntry, collect_slides, in_part, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
 from wsikit.extract.pseudonyms import pseudonymise as hide
@@ -96,6 +96,7 @@ def extract_features(
     cluster: str | PathLike[str] | None = None,
     worker_timeout_s: float | None = None,
     reader_threads: int | None = None,
+    part: tuple[int, int] | None = None,
     wait: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -129,6 +130,8 @@ def extract_features(
             with ``cluster``.
         reader_threads: Threads that decode tiles, for each shard that a worker is at. Default: the cores that there
             are for each worker, by the number of shards it is at, 2; 1 with ``scheduler``.
+        part: Only part i of n, (i, n) with i from 1, in a store of its own, ``<out>-part-<i>-of-<n>.zarr``, for jobs
+            without a scheduler in common; ``merge_stores`` joins them. The slide's id decides its part.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
 
@@ -155,6 +158,8 @@ def extract_features(
     if annotations is not None:
         entries = with_annotations(entries, annotations)
     root = Path(out)
+    if part is not None:
+        root, entries = part_store(root, part), in_part(entries, part, key=pseudonymise)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; at least 1")
     asked = _encoders([encoder] if isinstance(encoder, (str, EncoderSettings)) else encoder)
@@ -205,6 +210,11 @@ def _encoders(given: Iterable[str | EncoderSettings]) -> tuple[EncoderSettings, 
     return found
 
 
+def part_store(out: Path, part: tuple[int, int]) -> Path:
+    """Where one part goes: ``cohort.zarr`` -> ``cohort-part-3-of-8.zarr``."""
+    return out.with_name(f"{out.name.removesuffix('.zarr')}-part-{part[0]}-of-{part[1]}.zarr")
+
+
 def report_folder(store: Path) -> Path:
     """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``."""
     return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
@@ -222,6 +232,11 @@ def _plugged(crew: Crew, settings: RunSettings, entries: Sequence[SlideEntry]) -
     finally:
         if crew.shared and crew.client.status == "running":
             crew.client.unregister_worker_plugin(plugin.name)
+
+
+def _error_of(failure: Failure) -> StoreWriteError | ConfigError:
+    """The error that a worker has met, here."""
+    return (StoreWriteError if failure.state == StoreWriteError.state else ConfigError)(failure.reason)
 
 
 _Task = tuple[str, int | None, tuple[str, ...]]
@@ -279,7 +294,7 @@ class _Run:
         client, store = crew.client, str(self.settings.store)
         facts = client.submit(tasks.describe_encoders, store, pure=False).result()
         if isinstance(facts, Failure):
-            raise StoreWriteError(facts.reason) if facts.state == StoreWriteError.state else ConfigError(facts.reason)
+            raise _error_of(facts)
         self.keys = tuple(one.key for one in facts)
         if len(self.keys) < len(self.settings.encoders):
             raise ConfigError(f"two of the encoders give the same features: {', '.join(self.keys)}")
@@ -289,7 +304,7 @@ class _Run:
         plans, shards = deque(self.entries), deque[_Task]()
         suspects, alone = deque[_Task](), False
         # Enough tasks that no worker waits for the client, few enough that the scheduler stays small.
-        flying = as_completed()
+        flying = as_completed(loop=client.loop)
         names: dict[Any, _Task] = {}
         while plans or shards or suspects or names:
             alone = not (plans or shards or names)
@@ -336,7 +351,7 @@ class _Run:
         except KilledWorker:
             return None
         if result.failure is not None and result.failure.fatal:
-            raise StoreWriteError(result.failure.reason)
+            raise _error_of(result.failure)
         return result
 
     def _condemn(self, task: _Task) -> None:
