@@ -66,8 +66,8 @@ extract()
 """
 
 CLUSTER_ALONE = """
-from wsikit.extract.clusters import local_client
-with local_client(1):
+from wsikit.extract.clusters import local_crew
+with local_crew(1):
     pass
 """
 

@@ -15,12 +15,15 @@ wsikit extract slides/*.svs --out cohort.zarr --encoder colour --target-mpp 0.5 
 
 wsikit extract slides/ --out cohort.zarr --encoder texture --encoder colour
 
+wsikit extract slides/ --out cohort.zarr --cluster slurm.yaml
+
 wsikit extract --manifest slides.csv --out cohort.zarr --encoder timm:vit_small_patch16_224 --weights vit.safetensors
 
 Exit code: 0 all slides done, 1 some are not (see the table), 2 the run could not be made.
 The same command goes on where a run ended."""
 
 _ADVANCED = "Advanced"
+_CLUSTER = "Cluster"
 
 
 def command(
@@ -64,6 +67,30 @@ def command(
         typer.Option(help="Keep only tiles on annotations of this class; can be repeated.", rich_help_panel=_ADVANCED),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per core, or per GPU.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.", rich_help_panel=_CLUSTER)
+    ] = None,
+    scheduler_file: Annotated[
+        Path | None,
+        typer.Option(help="The same by the file that 'dask scheduler' writes.", rich_help_panel=_CLUSTER),
+    ] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(help="Run as jobs of SLURM, PBS, LSF or SGE, described in a YAML.", rich_help_panel=_CLUSTER),
+    ] = None,
+    worker_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a cluster may be without workers. Default: 600; a day with --cluster.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="I/N: only part I of N, in a store of its own; 'wsikit merge' joins them.", rich_help_panel=_CLUSTER
+        ),
+    ] = None,
     stride_px: Annotated[
         int | None, typer.Option(help="Distance of tiles, px. Default: --tile-px.", rich_help_panel=_ADVANCED)
     ] = None,
@@ -131,6 +158,10 @@ def command(
                 annotation_classes=annotation_class or (),
                 pseudonymise=pseudonymise,
                 workers=workers,
+                scheduler=_one_scheduler(scheduler, scheduler_file),
+                cluster=cluster,
+                worker_timeout_s=worker_timeout,
+                part=_part(part),
                 reader_threads=reader_threads,
                 wait=wait,
                 progress=progress,
@@ -155,6 +186,27 @@ def _with_weights(encoders: list[str], weights: list[str]) -> dict[str, str | No
             raise ConfigError(f"--weights {text!r}: expected ENCODER=FILE with one of {', '.join(encoders)}")
         found[name] = value
     return found
+
+
+def _one_scheduler(address: str | None, file: Path | None) -> str | Path | None:
+    from wsikit.errors import ConfigError
+
+    if address is not None and file is not None:
+        raise ConfigError("--scheduler and --scheduler-file are both given; expected one of them")
+    if address is not None and "://" not in address:
+        raise ConfigError(f"--scheduler {address!r}: expected an address such as tcp://host:8786")
+    return address or file
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    from wsikit.errors import ConfigError
+
+    if text is None:
+        return None
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()):
+        raise ConfigError(f"--part {text!r}: expected I/N, for instance 3/8")
+    return int(number), int(parts)
 
 
 def _option(text: str) -> tuple[str, object]:

@@ -1,4 +1,4 @@
-"""Dask clusters to run on. Now: worker processes of this machine."""
+"""Where a run finds its workers: processes of this machine, a Dask cluster that exists, or jobs of a queue."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 from distributed import Client, LocalCluster, Nanny
 
-from wsikit.errors import WsikitError
+from wsikit.errors import ConfigError, WsikitError
 
 THREADS = 2
 """Task threads of a worker: while one encodes, the other reads."""
@@ -23,6 +25,85 @@ _UNGUARDED = 78
 
 class WorkerStartError(WsikitError, RuntimeError):
     """A worker process ended before it was ready: mostly because of the script that it imported."""
+
+
+class NoWorkersError(WsikitError, TimeoutError):
+    """A cluster has had no worker for too long."""
+
+
+class Crew:
+    """The workers of a run, as they come and go.
+
+    Args:
+        client: Of their scheduler.
+        shared: Whether they are not this run's own processes.
+        most: Task threads that there will be at most, where that is known.
+        patience_s: How long there may be none.
+        hint: Where to look for why there are none.
+    """
+
+    def __init__(
+        self, client: Client, *, shared: bool = False, most: int = 0, patience_s: float = 600, hint: str = ""
+    ) -> None:
+        self.client, self.shared = client, shared
+        self._most, self._patience_s, self._hint = most, patience_s, hint
+        self._now, self._asked, self._seen = 1, 0.0, time.monotonic()
+
+    def threads(self) -> int:
+        """Task threads of all workers, or as many as there may be: asked again every few seconds.
+
+        Raises:
+            NoWorkersError: There has been no worker for ``patience_s``.
+        """
+        now = time.monotonic()
+        if now - self._asked > 5:
+            self._asked, self._now = now, sum(self.client.nthreads().values())
+            if self._now:
+                self._seen = now
+            elif now - self._seen > self._patience_s:
+                raise no_workers("no worker is left", self._patience_s, self._hint)
+        return max(1, self._now, self._most)
+
+
+def no_workers(what: str, waited_s: float, hint: str) -> NoWorkersError:
+    """The error of a cluster without workers."""
+    return NoWorkersError(
+        f"{what} after {waited_s:.0f} s of waiting; {hint}. What is finished is kept: the same command goes on "
+        "(--worker-timeout sets how long to wait)"
+    )
+
+
+def crew_for(
+    *,
+    workers: int | None,
+    device: str,
+    scheduler: str | PathLike[str] | None,
+    cluster: str | PathLike[str] | None,
+    worker_timeout_s: float | None,
+    progress: Any,
+) -> tuple[contextlib.AbstractContextManager[Crew], int]:
+    """Workers from wherever they were asked for, and how many threads of each read for one shard.
+
+    Raises:
+        ConfigError: More than one place is named, or the file of a job queue cannot be used.
+    """
+    if scheduler is None and cluster is None:
+        return local_crew(workers or default_workers(device)), default_reader_threads(workers, device)
+    if scheduler is not None and cluster is not None:
+        raise ConfigError("scheduler and cluster are both given; expected one of them")
+    if workers is not None:
+        raise ConfigError(
+            f"workers={workers} is for this machine alone; on a cluster their number is up to whoever starts them"
+        )
+    if cluster is not None:
+        from wsikit.extract.job_queue import load_job_queue, queue_crew
+
+        queue = load_job_queue(cluster)
+        return queue_crew(queue, patience_s=worker_timeout_s or 86_400, say=progress.say), queue.reader_threads
+    from wsikit.extract.existing_cluster import existing_crew
+
+    assert scheduler is not None
+    return existing_crew(scheduler, patience_s=worker_timeout_s or 600, say=progress.say), 1
 
 
 def default_workers(device: str) -> int:
@@ -63,8 +144,8 @@ def refuse_while_starting() -> None:
 
 
 @contextlib.contextmanager
-def local_client(workers: int) -> Iterator[Client]:
-    """A client of a cluster of fresh processes on this machine (spawned: torch and tiffslide do not survive a fork).
+def local_crew(workers: int) -> Iterator[Crew]:
+    """Fresh processes on this machine (spawned: torch and tiffslide do not survive a fork).
 
     Raises:
         WorkerStartError: A worker ended before it was ready; says why and what to do.
@@ -77,8 +158,8 @@ def local_client(workers: int) -> Iterator[Client]:
         "distributed.scheduler.allowed-failures": 3,  # deaths of a worker before its task is called poison
         "distributed.comm.timeouts.connect": "60s",  # slow shared disks: importing torch takes its time
     }
-    with _quiet(), dask.config.set(settings), _cluster(workers) as cluster, Client(cluster) as client:
-        yield client
+    with quiet(), dask.config.set(settings), _cluster(workers) as cluster, Client(cluster) as client:
+        yield Crew(client, hint="see the messages of the processes above")
 
 
 def _cluster(workers: int) -> LocalCluster:
@@ -132,7 +213,7 @@ def _why(exitcode: int) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No log lines of Dask's own: workers that die are named in the run's table."""
     logger = logging.getLogger("distributed")
     level = logger.level

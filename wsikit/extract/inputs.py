@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import hmac
 import logging
 from collections.abc import Iterable, Sequence
@@ -45,6 +46,11 @@ class SlideEntry:
     def fingerprint(self) -> str:
         """Identity of the file by its content, keyed where the slide has a pseudonym."""
         return self.keyed(fingerprint(self.path))
+
+    def absolute(self) -> SlideEntry:
+        """The same slide by absolute paths, for workers in another working directory."""
+        tissue, annotations = (path and path.absolute() for path in (self.tissue, self.annotations))
+        return replace(self, path=self.path.absolute(), tissue=tissue, annotations=annotations)
 
     def keyed(self, digest: str) -> str:
         """A hash as it may be kept: as it is, or useless without the key to whoever has the file; 64 hex digits."""
@@ -114,6 +120,30 @@ def with_annotations(entries: Sequence[SlideEntry], folder: str | PathLike[str])
             f"{len(entries)} slides; expected for instance {entries[0].slide_id}.geojson"
         )
     return found
+
+
+def in_part(
+    entries: Sequence[SlideEntry], part: tuple[int, int], *, key: str | PathLike[str] | None = None
+) -> list[SlideEntry]:
+    """The slides of part i of n, dealt out by a hash of their ids: a slide that is added moves no other.
+
+    Args:
+        entries: All slides.
+        part: (i, n), i from 1 to n.
+        key: Key file of pseudonyms, if there are any.
+
+    Raises:
+        ConfigError: No such part, or a key file that the parts, begun at once, would each create.
+    """
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise ConfigError(f"part {number}/{parts}; expected 1/{max(parts, 1)} to {max(parts, 1)}/{max(parts, 1)}")
+    if key is not None and not Path(key).exists():
+        raise ConfigError(
+            f"no key file {key}: parts that run at once would each make one; make it before with "
+            "'wsikit extract SLIDES --part 1/1 ...' on one slide"
+        )
+    return [e for e in entries if int(hashlib.sha256(e.slide_id.encode()).hexdigest(), 16) % parts == number - 1]
 
 
 def list_slides(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
 from wsikit.extract.failure import Failure, StoreWriteError
-from wsikit.extract.inputs import SlideEntry, collect_slides, with_annotations
+from wsikit.extract.inputs import SlideEntry, collect_slides, in_part, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
 from wsikit.extract.pseudonyms import pseudonymise as hide
@@ -26,6 +28,9 @@ from wsikit.store.format import Layout, shards_of
 from wsikit.store.lease import Lease
 from wsikit.store.objects import read_record, write_atomic
 from wsikit.store.writer import begin_store
+
+if TYPE_CHECKING:
+    from wsikit.extract.clusters import Crew
 
 
 class Progress:
@@ -87,7 +92,11 @@ def extract_features(
     annotation_classes: Iterable[str] = (),
     pseudonymise: str | PathLike[str] | None = None,
     workers: int | None = None,
+    scheduler: str | PathLike[str] | None = None,
+    cluster: str | PathLike[str] | None = None,
+    worker_timeout_s: float | None = None,
     reader_threads: int | None = None,
+    part: tuple[int, int] | None = None,
     wait: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -115,8 +124,14 @@ def extract_features(
             these classes. A slide without annotations is then refused.
         pseudonymise: Key file, created if absent, that gives each slide another name; see ``extract.pseudonyms``.
         workers: Worker processes on this machine; default one per core, or one per GPU.
-        reader_threads: Threads that decode tiles, for each of the two shards that a worker is at; default: half of
-            the cores that there are for each worker, at least 1.
+        scheduler: Run on a Dask cluster that exists: its address, or its scheduler file.
+        cluster: Run on jobs of a queue (SLURM, PBS, LSF, SGE): a YAML file, see ``extract.job_queue.JobQueue``.
+        worker_timeout_s: How long a cluster may be without any worker; default 10 minutes with ``scheduler``, a day
+            with ``cluster``.
+        reader_threads: Threads that decode tiles, for each shard that a worker is at. Default: the cores that there
+            are for each worker, by the number of shards it is at, 2; 1 with ``scheduler``.
+        part: Only part i of n, (i, n) with i from 1, in a store of its own, ``<out>-part-<i>-of-<n>.zarr``, for jobs
+            without a scheduler in common; ``merge_stores`` joins them. The slide's id decides its part.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
 
@@ -129,21 +144,30 @@ def extract_features(
         StoreLockedError: Another run is alive on this store.
         StoreWriteError: The store cannot be written.
         WorkerStartError: The script lacks the guard, or fails when a worker imports it.
+        NoWorkersError: A cluster had no worker for ``worker_timeout_s``.
+        ClusterLostError: The scheduler does not answer, or ended during the run.
 
     Example:
         >>> report = wk.extract_features("slides/", out="cohort.zarr", encoder="colour")   # doctest: +SKIP
         >>> [o.reason for o in report.outcomes if not o.ok]                       # doctest: +SKIP
     """
-    from wsikit.extract.clusters import default_reader_threads, refuse_while_starting
+    from wsikit.extract.clusters import crew_for, refuse_while_starting
 
     refuse_while_starting()  # before anything else: in a worker, an argument may be wrong that is right in the parent
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
     if annotations is not None:
         entries = with_annotations(entries, annotations)
     root = Path(out)
+    if part is not None:
+        root, entries = part_store(root, part), in_part(entries, part, key=pseudonymise)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; at least 1")
     asked = _encoders([encoder] if isinstance(encoder, (str, EncoderSettings)) else encoder)
+    progress = progress or Progress()
+    crew, threads = crew_for(
+        workers=workers, device=asked[0].device, scheduler=scheduler, cluster=cluster,
+        worker_timeout_s=worker_timeout_s, progress=progress,
+    )  # fmt: skip
     report, key = report_folder(root), None
     if pseudonymise is not None:
         entries, key = hide(entries, pseudonymise, outside=(root, report))
@@ -152,9 +176,9 @@ def extract_features(
         report=report.absolute(),
         spec=spec or TilingSpec(),
         tissue=tissue,
-        tissue_options=tissue_options or {},
+        tissue_options={name: _absolute(value) for name, value in (tissue_options or {}).items()},
         encoders=asked,
-        reader_threads=reader_threads or default_reader_threads(workers, asked[0].device),
+        reader_threads=reader_threads or threads,
         missing_mpp=missing_mpp,
         allow_unequal_mpp=allow_unequal_mpp,
         annotation_classes=tuple(annotation_classes),
@@ -164,11 +188,17 @@ def extract_features(
     for one in asked:
         if ":" not in one.name:  # members of a family are looked up on a worker: that imports heavy packages
             encoder_card(one.name)
-    return _Run(settings, configuration, entries, max_unreadable, progress or Progress()).go(workers, wait)
+    return _Run(settings, configuration, [e.absolute() for e in entries], max_unreadable, progress).go(crew, wait)
+
+
+def _absolute(value: Any) -> Any:
+    """The name of a file from here as one from anywhere: workers may have another working directory."""
+    return os.path.abspath(value) if isinstance(value, (str, PathLike)) and os.path.isfile(value) else value
 
 
 def _encoders(given: Iterable[str | EncoderSettings]) -> tuple[EncoderSettings, ...]:
     found = tuple(one if isinstance(one, EncoderSettings) else EncoderSettings(one) for one in given)
+    found = tuple(replace(one, weights=_absolute(one.weights)) for one in found)
     if not found:
         raise ConfigError("no encoder is named; 'wsikit models --kind encoder' lists them")
     for field_name in ("batch_size", "device"):  # tiles come in one batch for all, on one device
@@ -180,9 +210,33 @@ def _encoders(given: Iterable[str | EncoderSettings]) -> tuple[EncoderSettings, 
     return found
 
 
+def part_store(out: Path, part: tuple[int, int]) -> Path:
+    """Where one part goes: ``cohort.zarr`` -> ``cohort-part-3-of-8.zarr``."""
+    return out.with_name(f"{out.name.removesuffix('.zarr')}-part-{part[0]}-of-{part[1]}.zarr")
+
+
 def report_folder(store: Path) -> Path:
     """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``."""
     return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
+
+
+@contextlib.contextmanager
+def _plugged(crew: Crew, settings: RunSettings, entries: Sequence[SlideEntry]) -> Iterator[None]:
+    """Workers that know what the run is about; those of a cluster that lives on forget it afterwards."""
+    from wsikit.extract.worker import ExtractPlugin
+
+    plugin = ExtractPlugin(settings, {e.slide_id: e for e in entries}, shared=crew.shared)
+    crew.client.register_plugin(plugin)
+    try:
+        yield
+    finally:
+        if crew.shared and crew.client.status == "running":
+            crew.client.unregister_worker_plugin(plugin.name)
+
+
+def _error_of(failure: Failure) -> StoreWriteError | ConfigError:
+    """The error that a worker has met, here."""
+    return (StoreWriteError if failure.state == StoreWriteError.state else ConfigError)(failure.reason)
 
 
 _Task = tuple[str, int | None, tuple[str, ...]]
@@ -212,9 +266,7 @@ class _Run:
     keys: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
 
-    def go(self, workers: int | None, wait: bool) -> RunReport:
-        from wsikit.extract.clusters import default_workers, local_client
-
+    def go(self, crew_to_come: contextlib.AbstractContextManager[Crew], wait: bool) -> RunReport:
         root, report = self.settings.store, self.settings.report
         assert report is not None
         with contextlib.ExitStack() as stack:
@@ -225,41 +277,40 @@ class _Run:
                 begin_store(root, self.configuration)
             except OSError as error:
                 raise StoreWriteError(f"store {root}: cannot be created or written: {error}") from error
-            number = workers or default_workers(self.settings.encoders[0].device)
             self.progress.slides(len(self.entries))
             try:
-                with local_client(number) as client:
-                    self._run_on(client, lease, number)
+                with crew_to_come as crew, _plugged(crew, self.settings, self.entries):
+                    self._run_on(crew, lease)
             finally:
                 self._write_account(report)
         outcomes = tuple(self.outcomes[e.slide_id] for e in self.entries)
         return RunReport(root, self.keys, outcomes, report, self.usage.waited())
 
-    def _run_on(self, client: Any, lease: Lease, workers: int) -> None:
+    def _run_on(self, crew: Crew, lease: Lease) -> None:
         from distributed import as_completed
 
         from wsikit.extract import worker as tasks
 
-        client.register_plugin(tasks.ExtractPlugin(self.settings, {e.slide_id: e for e in self.entries}))
-        facts = client.submit(tasks.describe_encoders, pure=False).result()
+        client, store = crew.client, str(self.settings.store)
+        facts = client.submit(tasks.describe_encoders, store, pure=False).result()
         if isinstance(facts, Failure):
-            raise ConfigError(facts.reason)
+            raise _error_of(facts)
         self.keys = tuple(one.key for one in facts)
         if len(self.keys) < len(self.settings.encoders):
             raise ConfigError(f"two of the encoders give the same features: {', '.join(self.keys)}")
         self._note_run()
-        client.subscribe_topic(tasks.TOPIC, lambda event: self.progress.tiles(int(event[1])))
-        store = str(self.settings.store)
+        topic = tasks.plugin_name(store)
+        client.subscribe_topic(topic, lambda event: self.progress.tiles(int(event[1])))
         plans, shards = deque(self.entries), deque[_Task]()
         suspects, alone = deque[_Task](), False
         # Enough tasks that no worker waits for the client, few enough that the scheduler stays small.
-        window, flying = 6 * workers, as_completed()
+        flying = as_completed(loop=client.loop)
         names: dict[Any, _Task] = {}
         while plans or shards or suspects or names:
             alone = not (plans or shards or names)
-            while ((shards or plans) and len(names) < window) or (alone and not names):
+            while ((shards or plans) and len(names) < 3 * crew.threads()) or (alone and not names):
                 # The next slides are planned while there is still something to encode.
-                if plans and len(shards) < 2 * workers:
+                if plans and len(shards) < crew.threads():
                     task: _Task = (plans.popleft().slide_id, None, ())
                 else:
                     task = shards.popleft() if shards else suspects.popleft()
@@ -271,6 +322,9 @@ class _Run:
                 )
                 names[future] = task
                 flying.add(future)
+            while not flying.has_ready():
+                crew.threads()  # raises when all have left
+                time.sleep(0.02)
             future = next(flying)
             task = names.pop(future)
             lease.check()
@@ -286,7 +340,7 @@ class _Run:
             else:
                 self.usage.add(result.worker, result.began, result.seconds, result.encoding)
                 self._encoded(result)
-        client.unsubscribe_topic(tasks.TOPIC)
+        client.unsubscribe_topic(topic)
 
     def _result(self, future: Any, task: _Task) -> Any:
         """A task's result, or None where its worker died under it again and again."""
@@ -297,7 +351,7 @@ class _Run:
         except KilledWorker:
             return None
         if result.failure is not None and result.failure.fatal:
-            raise StoreWriteError(result.failure.reason)
+            raise _error_of(result.failure)
         return result
 
     def _condemn(self, task: _Task) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
+import re
 import signal
 import sys
 import threading
@@ -22,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from distributed import Worker, WorkerPlugin, get_worker
 
+from wsikit import __version__
 from wsikit.encoders.card import Encoder, encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
-from wsikit.errors import WsikitError
-from wsikit.extract.failure import Failure, failure_of, writing
+from wsikit.errors import ConfigError, WsikitError
+from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
 from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
@@ -48,8 +51,6 @@ from wsikit.store.writer import (
     write_shard,
 )
 
-PLUGIN = "wsikit-extract"
-TOPIC = "wsikit-tiles"
 _VERSIONS = ("wsikit", "torch", "numpy", "opencv-python-headless", "openslide-bin", "tifffile", "imagecodecs", "timm")
 
 
@@ -105,18 +106,28 @@ class Built:
 
 
 class ExtractPlugin(WorkerPlugin):
-    """Carries settings and slides to a worker and builds the encoders there, once."""
+    """Carries settings and slides to a worker and builds the encoders there, once.
 
-    name = PLUGIN
+    Args:
+        settings: Of the run.
+        entries: Its slides by id.
+        shared: Whether the workers are not this run's own processes: they may have other disks, and are left as
+            they were found.
+    """
 
-    def __init__(self, settings: RunSettings, entries: Mapping[str, SlideEntry]) -> None:
-        self.settings, self.entries = settings, dict(entries)
+    def __init__(self, settings: RunSettings, entries: Mapping[str, SlideEntry], *, shared: bool = False) -> None:
+        self.settings, self.entries, self.shared = settings, dict(entries), shared
+        self.name = plugin_name(str(settings.store))  # two runs may share a cluster, but never a store
+        self.version = __version__  # the client's
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask on every worker, those that replace killed ones included."""
         import cv2
 
-        if threading.current_thread() is threading.main_thread():
+        self.stopped = threading.Event()
+        self.trouble = self._trouble(worker)  # an error raised here would reach nobody's eyes on a worker that is late
+        self._before = (sys.getswitchinterval(), cv2.getNumThreads(), warnings.filters[:], logging.root.manager.disable)
+        if not self.shared and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's, which then closes its workers
         sys.setswitchinterval(1e-3)  # a fifth: a thread that decodes waits less for one that only holds the interpreter
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
@@ -128,6 +139,36 @@ class ExtractPlugin(WorkerPlugin):
         self.buffers = Buffers()
         self._encoders: dict[str, Built] = {}
         self.device = _device(self.settings.encoders[0].device, worker.name)
+
+    def teardown(self, worker: Worker) -> None:
+        """Called by Dask when the run ends or the worker closes: shards in the making are dropped."""
+        import cv2
+
+        self.stopped.set()
+        if self.shared:
+            interval, threads, filters, disabled = self._before
+            sys.setswitchinterval(interval)
+            cv2.setNumThreads(threads)
+            warnings.filters[:] = filters  # type: ignore[index]
+            logging.disable(disabled)
+
+    def _trouble(self, worker: Worker) -> Failure | None:
+        """Why this worker can do nothing for the run: another wsikit, or not the disks."""
+        where = f"worker {worker.name} on {platform.node()}"
+        if self.version != __version__:
+            reason = other_version(where, __version__, self.version)
+            return Failure(ConfigError.state, reason, fatal=True)
+        needed = [fmt.Layout(self.settings.store).private, self.settings.report]
+        needed += [entry.path.parent for entry in self.entries.values()][:1]  # of 10,000 folders one tells enough
+        for path in filter(None, needed if self.shared else []):
+            if not path.is_dir():
+                return Failure(
+                    StoreWriteError.state,
+                    f"{where}: no folder {path} there; store, report and slides must be under the same path on every "
+                    "machine of the cluster, on a shared disk",
+                    fatal=True,
+                )
+        return None
 
     @property
     def encoders(self) -> Mapping[str, Built]:
@@ -152,10 +193,27 @@ class ExtractPlugin(WorkerPlugin):
         return Built(asked, encoder, facts)
 
 
-def describe_encoders() -> tuple[EncoderFacts, ...] | Failure:
+def plugin_name(store: str) -> str:
+    """Name of a run's plugin, and of the topic on which its workers tell how far they are."""
+    return f"wsikit-extract {store}"
+
+
+def other_version(where: str, found: str | None, expected: str) -> str:
+    """What to say of a worker with another wsikit than the client's, or none."""
+    has = f"has wsikit {found}" if found else "has no wsikit"
+    return (
+        f"{where} {has}, and the run was begun by wsikit {expected}; install the same version on all machines, or name "
+        "the same environment in the worker's start script"
+    )
+
+
+def describe_encoders(store: str) -> tuple[EncoderFacts, ...] | Failure:
     """Task: build the encoders and tell what the client must know of them."""
+    plugin = _plugin(store)
+    if plugin.trouble is not None:
+        return plugin.trouble
     try:
-        return tuple(one.facts for one in _plugin().encoders.values())
+        return tuple(one.facts for one in plugin.encoders.values())
     except WsikitError as error:
         return Failure(error.state, str(error))
 
@@ -166,7 +224,9 @@ def plan_slide(store: str, slide_id: str) -> Planned:
     A slide that is planned already is only compared with its file. Returns the shards to do.
     """
     began = time.perf_counter()
-    plugin, root = _plugin(), Path(store)
+    plugin, root = _plugin(store), Path(store)
+    if plugin.trouble is not None:
+        return Planned(slide_id, failure=plugin.trouble)
     entry, report = plugin.entries[slide_id], plugin.settings.report
     try:
         encoders = plugin.encoders
@@ -202,7 +262,9 @@ def plan_slide(store: str, slide_id: str) -> Planned:
 def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -> Encoded:
     """Task: read the tiles of one shard once, encode them in fixed batches by each encoder, write the rows."""
     clock, began = time.time(), time.perf_counter()
-    plugin, root, worker = _plugin(), Path(store), str(get_worker().name)
+    plugin, root, worker = _plugin(store), Path(store), str(get_worker().name)
+    if plugin.trouble is not None:
+        return Encoded(slide_id, shard, failure=plugin.trouble)
     try:
         tiles, encoding = _encode(root, plugin, slide_id, shard, keys)
         return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding)
@@ -265,22 +327,24 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: 
         size = settings.encoders[0].batch_size
         for batch in read_ahead(read, coords, batch_size=size, tile_px=tile_px, buffers=plugin.buffers):
             quality[batch.rows] = tile_quality(batch.pixels)
+            if plugin.stopped.is_set():  # the store may be another run's by now
+                raise InterruptedError(f"slide {slide_id}: the run has ended")
             encoding += sum(output.take(batch) for output in outputs)
-            get_worker().log_event(TOPIC, len(batch.status) * len(outputs))
+            get_worker().log_event(plugin.name, len(batch.status) * len(outputs))
     with writing(root):
         for output in outputs:
             output.write(root, slide_id, shard, quality)
     return len(coords), encoding
 
 
-def _plugin() -> ExtractPlugin:
-    plugin = get_worker().plugins[PLUGIN]
+def _plugin(store: str) -> ExtractPlugin:
+    plugin = get_worker().plugins[plugin_name(store)]
     assert isinstance(plugin, ExtractPlugin)
     return plugin
 
 
 def _device(asked: str, worker_name: object) -> str:
-    """The device by name: ``cpu``, or ``cuda:i``, where worker i takes GPU i (modulo their number)."""
+    """The device by name: ``cpu``, or ``cuda:i``, where worker i, or x-i, takes GPU i (modulo their number)."""
     if asked == "cpu":
         return "cpu"
     import torch
@@ -289,7 +353,8 @@ def _device(asked: str, worker_name: object) -> str:
         return "cpu" if asked == "auto" else asked
     if asked not in ("auto", "cuda"):
         return asked
-    number = int(str(worker_name)) if str(worker_name).isdigit() else 0
+    found = re.search(r"(?:^|-)(\d+)$", str(worker_name))  # not the port of "tcp://10.0.0.7:41234"
+    number = int(found[1]) if found else 0
     return f"cuda:{number % torch.cuda.device_count()}"
 
 
