@@ -147,7 +147,10 @@ def test_no_queue_here(cohort, tmp_path, monkeypatch):
 
 
 def test_parts_join_to_the_whole(cohort, tree_of, tmp_path):
-    """More parts than slides: some are empty, none is lost, and an added slide would move no other."""
+    """Every slide is in one of the parts; a part without slides is a store without slides, and no error."""
+    empty = wk.extract_features(cohort, out=tmp_path / "e.zarr", part=(5, 5), workers=1, **OPTIONS)
+    assert empty.ok
+    assert wk.open_store(empty.store).slide_ids == []
     for number in (1, 2, 3):
         report = wk.extract_features(cohort, out=tmp_path / "a.zarr", part=(number, 3), workers=1, **OPTIONS)
         assert report.ok
