@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 
 from wsikit.processes import outlive_workers
@@ -39,3 +44,20 @@ def test_jobs_are_taken_as_they_are_needed():
     next(results)
     assert len(taken) <= 8  # not all 10,000 slides of a cohort at once
     results.close()
+
+
+def test_processes_end_with_the_one_that_started_them():
+    script = "import time; from wsikit.processes import in_processes; list(in_processes(time.sleep, [60] * 4, 2))"
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    children, deadline = [], time.monotonic() + 60
+    while len(children) < 3 and time.monotonic() < deadline:  # two workers, and the tracker of shared resources
+        time.sleep(0.2)
+        children = psutil.Process(parent.pid).children(recursive=True)
+    time.sleep(3)  # they have to be at their jobs
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    for process in alive:
+        process.kill()
+    assert len(gone) >= 3
+    assert not alive

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 from wsikit.errors import WsikitError
@@ -64,10 +65,19 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], process
 
 
 def _one_thread() -> None:
-    """Not a thread per core in each process."""
+    """Not a thread per core in each process, and no process that outlives the one that started it."""
     import cv2
 
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, name="wsikit-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Where the parent is killed, its pool's processes would finish their jobs and then wait for others for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager
