@@ -63,7 +63,10 @@ def test_what_is_not_said_has_the_defaults_and_nothing_can_be_changed_later(writ
             "encodr: colour",
             r"grade.yaml: no setting 'encodr'; did you mean 'encoder' or .* \(there are: cohort",
         ),
-        ("training: {epocs: 3}", r"no setting 'training.epocs'; did you mean 'epochs'\? \(there are: epochs, learn"),
+        (
+            "training: {epocs: 3}",
+            r"no setting 'training.epocs'; did you mean 'epochs'\? \(there are: epochs, optimizer, learn",
+        ),
         ("splits: {inner_fold: 3}", "no setting 'splits.inner_fold'; did you mean 'inner_folds'"),
         ("splits: {folds: many}", "splits.folds is 'many': Input should be a valid integer"),
         ("splits: {folds: 1}", "splits.folds is 1: Input should be greater than or equal to 2"),
