@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -156,7 +157,9 @@ def test_parts_join_to_the_whole(cohort, tree_of, tmp_path):
         assert report.ok
         assert report.store.name == f"a-part-{number}-of-3.zarr"
     parts = sorted(tmp_path.glob("a-part-*-of-3.zarr"))
-    done = subprocess.run(["wsikit", "merge", str(tmp_path / "a.zarr"), *map(str, parts)], check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "wsikit", "merge", str(tmp_path / "a.zarr"), *map(str, parts)], check=False
+    )
     assert done.returncode == 0
     assert wk.extract_features(cohort, out=tmp_path / "b.zarr", workers=2, **OPTIONS).ok
     assert tree_of(tmp_path / "a.zarr") == tree_of(tmp_path / "b.zarr")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ wait
 
 
 def run(script: str, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    places = [str(cwd / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]  # stand-ins, wsikit and dask
+    environment["PATH"] = os.pathsep.join(places)
     return subprocess.run(
         ["bash", str(SCRIPTS / script), *words], cwd=cwd, capture_output=True, text=True, timeout=170,
         env={**os.environ, **environment},
@@ -34,10 +37,9 @@ def test_scheduler_file(two_slides, tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "srun").write_text(SRUN)
     (tmp_path / "bin" / "srun").chmod(0o755)
-    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
     done = run(
         "scheduler_file.sbatch", str(two_slides), "a.zarr", "--encoder", "colour", cwd=tmp_path,
-        PATH=path, SLURM_JOB_ID="7",
+        SLURM_JOB_ID="7",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert wk.open_store(tmp_path / "a.zarr").slide_ids == ["a", "b"]
