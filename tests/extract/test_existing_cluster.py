@@ -129,6 +129,7 @@ def test_same_bytes_though_a_worker_is_killed(dask, local, cohort, tree_of, tmp_
     assert verify_store(wk.open_store(report.store)) == []
 
 
+@pytest.mark.slow
 def test_workers_that_come_late_take_part(dask, local, cohort, tree_of, tmp_path):
     """None at first: the run says what it waits for. The address is as good as the file."""
     progress = KillAtFirstTiles(subprocess.Popen([sys.executable, "-c", ""], start_new_session=True))
@@ -146,6 +147,7 @@ def test_nobody_comes(dask, cohort, tmp_path):
         wk.extract_features(cohort, out=tmp_path / "a.zarr", scheduler=dask.file, worker_timeout_s=1, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_all_workers_leave(dask, cohort, tmp_path):
     progress = KillAtFirstTiles(dask.worker("w-0"))
     with pytest.raises(NoWorkersError, match=r"no worker is left after 2 s of waiting"):
@@ -154,6 +156,7 @@ def test_all_workers_leave(dask, cohort, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_scheduler_ends(dask, local, cohort, tree_of, tmp_path):
     dask.worker("w-0")
     with Client(scheduler_file=str(dask.file), set_as_default=False) as mine:

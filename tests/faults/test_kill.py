@@ -99,9 +99,7 @@ def resume_and_compare(slides, store, undisturbed):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL and process groups are POSIX")
-@pytest.mark.parametrize(
-    ("whom", "share"), [("job", 0.5), ("job", 0.75), ("client", 0.6), ("worker", 0.6), ("workers", 0.7)]
-)
+@pytest.mark.parametrize(("whom", "share"), [("job", 0.75), ("client", 0.6), ("workers", 0.7)])
 def test_a_few_kills(slides, undisturbed, tmp_path, whom, share):
     store = tmp_path / "a.zarr"
     disturb(slides, store, whom, share * undisturbed[1])
