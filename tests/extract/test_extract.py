@@ -18,6 +18,7 @@ from wsikit.extract.reextract import re_extract
 from wsikit.extract.settings import EncoderSettings
 from wsikit.extract.status import store_status
 from wsikit.slides.tiling import TilingSpec
+from wsikit.store.format import Layout
 from wsikit.store.verify import verify_store
 
 SPEC = TilingSpec(tile_px=32, target_mpp=0.5)
@@ -106,6 +107,20 @@ def test_measures_of_the_pixels_are_kept_and_filter_when_reading(done, cohort):
     middle = float(np.median(found["brightness"]))
     bag = store.bag("large", encoder="colour", where={"brightness": (middle, None)})
     assert bag.rows.tolist() == np.flatnonzero(found["brightness"] >= np.float32(middle)).tolist()
+
+
+def test_quality_can_be_left_out_and_what_was_begun_with_it_ends_with_it(cohort, tmp_path):
+    without = wk.extract_features(cohort / "middle.svs", out=tmp_path / "a.zarr", quality=False, workers=1, **OPTIONS)
+    store = wk.open_store(without.store)
+    assert list(store.quality("middle")) == ["tissue_fraction"]
+    assert verify_store(store) == []
+    begun = wk.extract_features(cohort / "large.svs", out=tmp_path / "b.zarr", workers=1, **OPTIONS)
+    layout = Layout(begun.store)
+    before = wk.open_store(begun.store).quality("large")["focus"]
+    layout.shard_record("large", begun.keys[0], 1).unlink()
+    wk.extract_features(cohort / "large.svs", out=begun.store, quality=False, workers=1, **OPTIONS)
+    np.testing.assert_array_equal(wk.open_store(begun.store).quality("large")["focus"], before)
+    assert layout.shard_record("large", begun.keys[0], 1).exists()
 
 
 def test_one_worker_writes_the_same_bytes(done, cohort, tmp_path, tree_of):

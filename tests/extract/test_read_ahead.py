@@ -74,8 +74,9 @@ def test_an_error_comes_where_its_batch_would_have_come_and_ends_the_thread():
 
 def test_waiting_is_what_is_left_of_the_time_that_workers_were_at_shards():
     usage = Usage()
-    usage.add("a", 100.0, 10.0, 4.0)
-    usage.add("a", 105.0, 10.0, 5.0)  # two at once for 5 s: 15 s in all, 9 of them encoding
-    usage.add("b", 500.0, 5.0, 5.0)  # another machine with another clock
+    usage.add("a", 10, 100.0, 10.0, 4.0)
+    usage.add("a", 10, 105.0, 10.0, 5.0)  # two at once for 5 s: 15 s in all, 9 of them encoding
+    usage.add("b", 10, 500.0, 5.0, 5.0)  # another machine with another clock
     assert usage.waited() == pytest.approx(1 - 14 / 20)
-    assert Usage().waited() == 0
+    assert usage.tiles_per_s() == pytest.approx(30 / 20)
+    assert Usage().waited() == Usage().tiles_per_s() == 0

@@ -160,11 +160,13 @@ def results_table(report: RunReport) -> None:
     if len(shown) < len(report.outcomes):
         console.print(f"({good} slides that are done are not shown; all are in slides.csv)")
     tiles = sum(o.tiles - o.unreadable for o in report.outcomes)
-    console.print(f"{good} slides done, {bad} not; {tiles:,} tiles have features.", highlight=False)
+    pace = f" ({report.tiles_per_s:,.0f} read per second)" if report.tiles_per_s else ""
+    console.print(f"{good} slides done, {bad} not; {tiles:,} tiles have features{pace}.", highlight=False)
     if report.waited > 0.2:
         console.print(
             f"The encoder waited for tiles in {report.waited:.0%} of the time: give each worker more --reader-threads, "
-            "or more --workers where cores are idle; on a network disk copy the slides to a local one first.",
+            "or more --workers where cores are idle; --no-quality spares the readers work; on a network disk copy the "
+            "slides to a local one first.",
             highlight=False,
         )
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)

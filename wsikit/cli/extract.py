@@ -109,6 +109,13 @@ def command(
         float,
         typer.Option(help="Share of unreadable tiles above which a slide is damaged.", rich_help_panel=_ADVANCED),
     ] = 0.0,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            help="Measure focus, pen and folds of each tile: about as much work as decoding it.",
+            rich_help_panel=_ADVANCED,
+        ),
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Tiles per call of the encoder.", rich_help_panel=_ADVANCED)] = 64,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_ADVANCED)
@@ -154,6 +161,7 @@ def command(
                 missing_mpp=mpp,
                 allow_unequal_mpp=allow_unequal_mpp,
                 max_unreadable=max_unreadable,
+                quality=quality,
                 annotations=annotations,
                 annotation_classes=annotation_class or (),
                 pseudonymise=pseudonymise,

@@ -62,6 +62,7 @@ class RunReport:
         outcomes: One for every slide asked for, sorted by id.
         report: Folder with slides.csv, failures.csv, index.html and overlays.
         waited: Share of the workers' time, while they were at tiles, in which the encoder had none to encode.
+        tiles_per_s: Tiles read per second, while at least one worker was at tiles.
     """
 
     store: Path
@@ -69,6 +70,7 @@ class RunReport:
     outcomes: tuple[SlideOutcome, ...]
     report: Path
     waited: float = 0.0
+    tiles_per_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -88,6 +90,7 @@ def extract_features(
     missing_mpp: float | None = None,
     allow_unequal_mpp: bool = False,
     max_unreadable: float = 0.0,
+    quality: bool = True,
     annotations: str | PathLike[str] | None = None,
     annotation_classes: Iterable[str] = (),
     pseudonymise: str | PathLike[str] | None = None,
@@ -118,6 +121,8 @@ def extract_features(
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
         max_unreadable: Share of a slide's tiles that may be unreadable before it counts as damaged.
+        quality: Measure each tile's quality (focus, pen, folds) and keep it beside the features: about as much work as
+            decoding the tile.
         annotations: Folder of annotation files named like the slides (QuPath's GeoJSON, ASAP's XML); the share of
             every class in every tile is kept as labels.
         annotation_classes: Keep only tiles of which at least ``spec.min_tissue`` is tissue inside of annotations of
@@ -181,6 +186,7 @@ def extract_features(
         reader_threads=reader_threads or threads,
         missing_mpp=missing_mpp,
         allow_unequal_mpp=allow_unequal_mpp,
+        quality=quality,
         annotation_classes=tuple(annotation_classes),
         pseudonyms=key,
     )
@@ -284,7 +290,7 @@ class _Run:
             finally:
                 self._write_account(report)
         outcomes = tuple(self.outcomes[e.slide_id] for e in self.entries)
-        return RunReport(root, self.keys, outcomes, report, self.usage.waited())
+        return RunReport(root, self.keys, outcomes, report, self.usage.waited(), self.usage.tiles_per_s())
 
     def _run_on(self, crew: Crew, lease: Lease) -> None:
         from distributed import as_completed
@@ -338,7 +344,7 @@ class _Run:
                 self._planned(result)
                 shards.extend((result.slide_id, shard, keys) for shard, keys in result.missing.items())
             else:
-                self.usage.add(result.worker, result.began, result.seconds, result.encoding)
+                self.usage.add(result.worker, result.tiles, result.began, result.seconds, result.encoding)
                 self._encoded(result)
         client.unsubscribe_topic(topic)
 

@@ -68,6 +68,7 @@ class RunSettings:
         reader_threads: Threads that decode tiles, for each shard that a worker is at.
         missing_mpp: Micrometres per pixel for slides whose file records none.
         allow_unequal_mpp: Accept pixels that are not square.
+        quality: Measure the quality of tiles.
         annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
         pseudonyms: Identity of the key that slide ids and fingerprints are hidden with, or None.
     """
@@ -81,6 +82,7 @@ class RunSettings:
     reader_threads: int = 1
     missing_mpp: float | None = None
     allow_unequal_mpp: bool = False
+    quality: bool = True
     annotation_classes: tuple[str, ...] = ()
     pseudonyms: str | None = None
 

@@ -30,6 +30,7 @@ from wsikit.encoders.registry import create_encoder
 from wsikit.errors import ConfigError, WsikitError
 from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
+from wsikit.extract.open_slides import OpenSlides
 from wsikit.extract.pictures import picture_path, picture_refused
 from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
 from wsikit.extract.read_ahead import Batch, Buffers, read_ahead
@@ -38,6 +39,7 @@ from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
 from wsikit.slides.open import open_slide
 from wsikit.slides.quality import QUALITY_NAMES, tile_quality
+from wsikit.slides.slide import Slide
 from wsikit.slides.stain_norm import normalise_stain
 from wsikit.slides.tiling import read_tiles
 from wsikit.store import format as fmt
@@ -48,6 +50,7 @@ from wsikit.store.writer import (
     missing_shards,
     planned,
     slide_attributes,
+    stored_quality_names,
     write_shard,
 )
 
@@ -136,7 +139,7 @@ class ExtractPlugin(WorkerPlugin):
             logging.disable()
             warnings.simplefilter("ignore")
         self.lock = threading.Lock()
-        self.buffers = Buffers()
+        self.buffers, self.slides = Buffers(), OpenSlides()
         self._encoders: dict[str, Built] = {}
         self.device = _device(self.settings.encoders[0].device, worker.name)
 
@@ -145,6 +148,7 @@ class ExtractPlugin(WorkerPlugin):
         import cv2
 
         self.stopped.set()
+        self.slides.close()
         if self.shared:
             interval, threads, filters, disabled = self._before
             sys.setswitchinterval(interval)
@@ -240,13 +244,14 @@ def plan_slide(store: str, slide_id: str) -> Planned:
         missing: dict[int, tuple[str, ...]] = {}
         layout = fmt.Layout(root)
         sweep_partials(layout.done(slide_id))
+        measures = QUALITY_NAMES if plugin.settings.quality else ()
         for key, one in encoders.items():
             features, method = one.facts.attributes, one.asked.stain
             if method is not None and not features_attributes(root, slide_id, key):
                 features = {**features, "stain": fit_slide(root, entry, attributes, method)}
             with writing(root):
                 sweep_partials(layout.features(slide_id, key))
-                add_features(root, slide_id, key, dim=one.facts.dim, attributes=features, quality_names=QUALITY_NAMES)
+                add_features(root, slide_id, key, dim=one.facts.dim, attributes=features, quality_names=measures)
             for shard in missing_shards(root, slide_id, key):
                 missing[shard] = (*missing.get(shard, ()), key)
         counts, seconds = attributes["counts"], time.perf_counter() - began
@@ -316,17 +321,23 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: 
     coords = coords[fmt.rows_of(shard, len(coords))]
     choice, tile_px, mpp = choice_of(attributes), attributes["tile_px"], attributes["mpp"]
     outputs = [_Output(plugin, root, slide_id, key, len(coords)) for key in keys]
+    measured = any(stored_quality_names(fmt.Layout(root).features(slide_id, key)) for key in keys)
     quality, encoding = np.empty((len(coords), len(QUALITY_NAMES)), np.float32), 0.0
-    with open_slide(
-        entry.path, mpp=(mpp[0], mpp[1]), scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
-    ) as slide:
+
+    def open_it() -> Slide:
+        return open_slide(
+            entry.path, mpp=(mpp[0], mpp[1]), scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
+        )
+
+    with plugin.slides.borrow(slide_id, open_it) as slide:
 
         def read(xy: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             return read_tiles(slide, choice, tile_px, xy, out, threads=settings.reader_threads)
 
         size = settings.encoders[0].batch_size
         for batch in read_ahead(read, coords, batch_size=size, tile_px=tile_px, buffers=plugin.buffers):
-            quality[batch.rows] = tile_quality(batch.pixels)
+            if measured:
+                quality[batch.rows] = tile_quality(batch.pixels)
             if plugin.stopped.is_set():  # the store may be another run's by now
                 raise InterruptedError(f"slide {slide_id}: the run has ended")
             encoding += sum(output.take(batch) for output in outputs)
