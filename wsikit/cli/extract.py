@@ -107,7 +107,12 @@ def command(
     ] = False,
     max_unreadable: Annotated[
         float,
-        typer.Option(help="Share of unreadable tiles above which a slide is damaged.", rich_help_panel=_ADVANCED),
+        typer.Option(
+            "--max-unreadable",
+            "--max-bad-tiles",
+            help="Share of unreadable tiles above which a slide is damaged.",
+            rich_help_panel=_ADVANCED,
+        ),
     ] = 0.0,
     quality: Annotated[
         bool,
