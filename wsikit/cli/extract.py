@@ -91,6 +91,16 @@ def command(
             help="I/N: only part I of N, in a store of its own; 'wsikit merge' joins them.", rich_help_panel=_CLUSTER
         ),
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder on each node's own disk ($TMPDIR): slides are copied there before they are read.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    stage_gb: Annotated[
+        float | None, typer.Option(help="Gigabytes that the copies may take on a node.", rich_help_panel=_CLUSTER)
+    ] = None,
     stride_px: Annotated[
         int | None, typer.Option(help="Distance of tiles, px. Default: --tile-px.", rich_help_panel=_ADVANCED)
     ] = None,
@@ -162,6 +172,8 @@ def command(
                 cluster=cluster,
                 worker_timeout_s=worker_timeout,
                 part=_part(part),
+                stage=stage,
+                stage_gb=stage_gb,
                 reader_threads=reader_threads,
                 wait=wait,
                 progress=progress,

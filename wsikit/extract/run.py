@@ -21,6 +21,7 @@ from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_
 from wsikit.extract.pictures import write_page
 from wsikit.extract.pseudonyms import pseudonymise as hide
 from wsikit.extract.settings import EncoderSettings, RunSettings
+from wsikit.extract.stage import stage_settings, task_key
 from wsikit.extract.usage import Usage
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD
@@ -97,6 +98,8 @@ def extract_features(
     worker_timeout_s: float | None = None,
     reader_threads: int | None = None,
     part: tuple[int, int] | None = None,
+    stage: str | PathLike[str] | None = None,
+    stage_gb: float | None = None,
     wait: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -132,6 +135,10 @@ def extract_features(
             are for each worker, by the number of shards it is at, 2; 1 with ``scheduler``.
         part: Only part i of n, (i, n) with i from 1, in a store of its own, ``<out>-part-<i>-of-<n>.zarr``, for jobs
             without a scheduler in common; ``merge_stores`` joins them. The slide's id decides its part.
+        stage: Folder on a disk of each node's own, to which slides are copied before their tiles are read; variables
+            such as ``$TMPDIR`` are those of the worker. Nothing of it is left at the end.
+        stage_gb: What the copies on one node may take together, in 10^9 bytes; a slide that does not fit is read from
+            where it is.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
 
@@ -183,6 +190,7 @@ def extract_features(
         allow_unequal_mpp=allow_unequal_mpp,
         annotation_classes=tuple(annotation_classes),
         pseudonyms=key,
+        stage=stage_settings(stage, stage_gb),
     )
     configuration = settings.configuration()  # errors in names and options come before any work
     for one in asked:
@@ -265,6 +273,7 @@ class _Run:
     outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    said: set[str] = field(default_factory=set)
 
     def go(self, crew_to_come: contextlib.AbstractContextManager[Crew], wait: bool) -> RunReport:
         root, report = self.settings.store, self.settings.report
@@ -300,7 +309,7 @@ class _Run:
             raise ConfigError(f"two of the encoders give the same features: {', '.join(self.keys)}")
         self._note_run()
         topic = tasks.plugin_name(store)
-        client.subscribe_topic(topic, lambda event: self.progress.tiles(int(event[1])))
+        client.subscribe_topic(topic, self._hear)
         plans, shards = deque(self.entries), deque[_Task]()
         suspects, alone = deque[_Task](), False
         # Enough tasks that no worker waits for the client, few enough that the scheduler stays small.
@@ -318,7 +327,9 @@ class _Run:
                 future = (
                     client.submit(tasks.plan_slide, store, slide_id, pure=False)
                     if shard is None
-                    else client.submit(tasks.encode_shard, store, slide_id, shard, keys, pure=False)
+                    else client.submit(
+                        tasks.encode_shard, store, slide_id, shard, keys, key=task_key(store, slide_id, shard)
+                    )
                 )
                 names[future] = task
                 flying.add(future)
@@ -341,6 +352,15 @@ class _Run:
                 self.usage.add(result.worker, result.began, result.seconds, result.encoding)
                 self._encoded(result)
         client.unsubscribe_topic(topic)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """What a worker tells: how many tiles, or a kind of message, which is said once, and the message."""
+        told = event[1]
+        if isinstance(told, int):
+            self.progress.tiles(told)
+        elif told[0] not in self.said:
+            self.said.add(told[0])
+            self.progress.say(told[1])
 
     def _result(self, future: Any, task: _Task) -> Any:
         """A task's result, or None where its worker died under it again and again."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import ConfigError
+from wsikit.extract.stage import StageSettings
 from wsikit.slides.stain_norm import STAIN_METHODS, stain_identity
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD, recorded_parameters
@@ -70,6 +71,7 @@ class RunSettings:
         allow_unequal_mpp: Accept pixels that are not square.
         annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
         pseudonyms: Identity of the key that slide ids and fingerprints are hidden with, or None.
+        stage: Where slides are copied to before they are read, or None.
     """
 
     store: Path
@@ -83,6 +85,7 @@ class RunSettings:
     allow_unequal_mpp: bool = False
     annotation_classes: tuple[str, ...] = ()
     pseudonyms: str | None = None
+    stage: StageSettings | None = None
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""

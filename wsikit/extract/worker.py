@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from wsikit.extract.pictures import picture_path, picture_refused
 from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
 from wsikit.extract.read_ahead import Batch, Buffers, read_ahead
 from wsikit.extract.settings import EncoderSettings, RunSettings
+from wsikit.extract.stage import Stage
 from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
 from wsikit.slides.open import open_slide
@@ -139,12 +140,20 @@ class ExtractPlugin(WorkerPlugin):
         self.buffers = Buffers()
         self._encoders: dict[str, Built] = {}
         self.device = _device(self.settings.encoders[0].device, worker.name)
+        self.stage = None if self.trouble is not None else self._stage(worker)
+
+    def transition(self, key: object, start: str, finish: str, **rest: Any) -> None:
+        """Called by Dask on every change of one of the worker's tasks."""
+        if self.stage is not None:
+            self.stage.follow(key, finish)
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the run ends or the worker closes: shards in the making are dropped."""
         import cv2
 
         self.stopped.set()
+        if self.stage is not None:
+            self.stage.close()
         if self.shared:
             interval, threads, filters, disabled = self._before
             sys.setswitchinterval(interval)
@@ -169,6 +178,23 @@ class ExtractPlugin(WorkerPlugin):
                     fatal=True,
                 )
         return None
+
+    def _stage(self, worker: Worker) -> Stage | None:
+        """Where this worker's slides are copied to, if they are."""
+        root = self.settings.store
+        if self.settings.stage is None:
+            return None
+        try:
+            return Stage(
+                self.settings.stage,
+                str(root),
+                look_up=lambda slide_id: (self.entries[slide_id], slide_attributes(root, slide_id)["fingerprint"]),
+                finished=lambda slide_id: not any(missing_shards(root, slide_id, key) for key in self.encoders),
+                say=lambda kind, line: worker.log_event(self.name, [kind, line]),
+            )
+        except ConfigError as error:
+            self.trouble = Failure(error.state, str(error), fatal=True)
+            return None
 
     @property
     def encoders(self) -> Mapping[str, Built]:
@@ -311,8 +337,37 @@ class _Output:
 
 def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]) -> tuple[int, float]:
     """Number of tiles, and the seconds of the encoders alone."""
-    settings, entry, attributes = plugin.settings, plugin.entries[slide_id], slide_attributes(root, slide_id)
-    coords = read_coords(root, slide_id)
+    entry, made = plugin.entries[slide_id], None
+    if plugin.stage is not None:
+        with plugin.stage.reading(slide_id) as copy:
+            if copy is not None:
+                made = _from_copy(root, plugin, replace(entry, path=copy), shard, keys)
+    outputs, quality, encoding = made or _features(root, plugin, entry, shard, keys)
+    with writing(root):
+        for output in outputs:
+            output.write(root, slide_id, shard, quality)
+    return len(quality), encoding
+
+
+_Made = tuple[list[_Output], npt.NDArray[np.float32], float]
+"""A shard's features by each encoder, its quality (n, M), and the seconds of the encoders alone."""
+
+
+def _from_copy(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]) -> _Made | None:
+    """The same from a copy of the slide; None where anything is wrong, so that the slide itself is asked."""
+    try:
+        made = _features(root, plugin, entry, shard, keys)
+    except InterruptedError:
+        raise
+    except Exception:  # whatever it is, it is not said of the slide
+        return None
+    return None if any((output.status == fmt.UNREADABLE).any() for output in made[0]) else made
+
+
+def _features(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]) -> _Made:
+    """Read the tiles of a shard from ``entry.path`` and encode them."""
+    settings, slide_id = plugin.settings, entry.slide_id
+    attributes, coords = slide_attributes(root, slide_id), read_coords(root, slide_id)
     coords = coords[fmt.rows_of(shard, len(coords))]
     choice, tile_px, mpp = choice_of(attributes), attributes["tile_px"], attributes["mpp"]
     outputs = [_Output(plugin, root, slide_id, key, len(coords)) for key in keys]
@@ -331,10 +386,7 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: 
                 raise InterruptedError(f"slide {slide_id}: the run has ended")
             encoding += sum(output.take(batch) for output in outputs)
             get_worker().log_event(plugin.name, len(batch.status) * len(outputs))
-    with writing(root):
-        for output in outputs:
-            output.write(root, slide_id, shard, quality)
-    return len(coords), encoding
+    return outputs, quality, encoding
 
 
 def _plugin(store: str) -> ExtractPlugin:
