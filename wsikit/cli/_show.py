@@ -161,10 +161,12 @@ def results_table(report: RunReport) -> None:
         console.print(f"({good} slides that are done are not shown; all are in slides.csv)")
     tiles = sum(o.tiles - o.unreadable for o in report.outcomes)
     console.print(f"{good} slides done, {bad} not; {tiles:,} tiles have features.", highlight=False)
+    for agreement in report.agreements:
+        console.print(str(agreement), highlight=False, markup=False)
     if report.waited > 0.2:
         console.print(
             f"The encoder waited for tiles in {report.waited:.0%} of the time: give each worker more --reader-threads, "
-            "or more --workers where cores are idle; on a network disk copy the slides to a local one first.",
+            "or more --workers where cores are idle; where slides lie on a network disk, --stage copies them ahead.",
             highlight=False,
         )
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
@@ -222,6 +224,7 @@ def status_lines(status: StoreStatus) -> list[str]:
         if status.seconds_left is not None:
             pace += f", about {time_words(status.seconds_left / 3600)} left"
         lines.append(f"{status.tiles_done:,} tiles finished, about {status.tiles_left:,} to do; {pace}")
+    lines += [str(agreement) for agreement in status.agreements]
     return [*lines, f"running now: {status.running or 'nothing'}"]
 
 

@@ -101,6 +101,14 @@ def command(
     stage_gb: Annotated[
         float | None, typer.Option(help="Gigabytes that the copies may take on a node.", rich_help_panel=_CLUSTER)
     ] = None,
+    mixed_devices: Annotated[
+        bool,
+        typer.Option(
+            "--mixed-devices",
+            help="Accept features by CPUs and GPUs in one store; how well they agree is recorded.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = False,
     stride_px: Annotated[
         int | None, typer.Option(help="Distance of tiles, px. Default: --tile-px.", rich_help_panel=_ADVANCED)
     ] = None,
@@ -174,6 +182,7 @@ def command(
                 part=_part(part),
                 stage=stage,
                 stage_gb=stage_gb,
+                mixed_devices=mixed_devices,
                 reader_threads=reader_threads,
                 wait=wait,
                 progress=progress,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
+from wsikit.extract.devices import Agreement, agreements
 from wsikit.extract.failure import Failure, StoreWriteError
 from wsikit.extract.inputs import SlideEntry, collect_slides, in_part, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
@@ -63,6 +64,7 @@ class RunReport:
         outcomes: One for every slide asked for, sorted by id.
         report: Folder with slides.csv, failures.csv, index.html and overlays.
         waited: Share of the workers' time, while they were at tiles, in which the encoder had none to encode.
+        agreements: Of features in the store by several kinds of device: how well these agree.
     """
 
     store: Path
@@ -70,6 +72,7 @@ class RunReport:
     outcomes: tuple[SlideOutcome, ...]
     report: Path
     waited: float = 0.0
+    agreements: tuple[Agreement, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -100,6 +103,7 @@ def extract_features(
     part: tuple[int, int] | None = None,
     stage: str | PathLike[str] | None = None,
     stage_gb: float | None = None,
+    mixed_devices: bool = False,
     wait: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -139,6 +143,9 @@ def extract_features(
             such as ``$TMPDIR`` are those of the worker. Nothing of it is left at the end.
         stage_gb: What the copies on one node may take together, in 10^9 bytes; a slide that does not fit is read from
             where it is.
+        mixed_devices: Accept features of one encoder by several kinds of device ("cpu", "cuda", "mps") in the store.
+            The first time that one joins the rows of another, it encodes some of their tiles again; how well they
+            agree is recorded, and less than a cosine of 0.999 is refused.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
 
@@ -146,7 +153,8 @@ def extract_features(
         What became of each slide; also written beside the store, as ``<out>.report``.
 
     Raises:
-        ConfigError: Nothing to do, or settings or a manifest that cannot be used.
+        ConfigError: Nothing to do, or settings or a manifest that cannot be used; or workers of another kind of device
+            than made what is in the store, without ``mixed_devices`` or in disagreement.
         ChangedError: The store was begun with other settings.
         StoreLockedError: Another run is alive on this store.
         StoreWriteError: The store cannot be written.
@@ -191,6 +199,7 @@ def extract_features(
         annotation_classes=tuple(annotation_classes),
         pseudonyms=key,
         stage=stage_settings(stage, stage_gb),
+        mixed_devices=mixed_devices,
     )
     configuration = settings.configuration()  # errors in names and options come before any work
     for one in asked:
@@ -293,7 +302,7 @@ class _Run:
             finally:
                 self._write_account(report)
         outcomes = tuple(self.outcomes[e.slide_id] for e in self.entries)
-        return RunReport(root, self.keys, outcomes, report, self.usage.waited())
+        return RunReport(root, self.keys, outcomes, report, self.usage.waited(), agreements(root))
 
     def _run_on(self, crew: Crew, lease: Lease) -> None:
         from distributed import as_completed

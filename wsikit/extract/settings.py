@@ -72,6 +72,7 @@ class RunSettings:
         annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
         pseudonyms: Identity of the key that slide ids and fingerprints are hidden with, or None.
         stage: Where slides are copied to before they are read, or None.
+        mixed_devices: Whether features of one key may be made by several kinds of device.
     """
 
     store: Path
@@ -86,6 +87,7 @@ class RunSettings:
     annotation_classes: tuple[str, ...] = ()
     pseudonyms: str | None = None
     stage: StageSettings | None = None
+    mixed_devices: bool = False
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""

@@ -14,9 +14,11 @@ import signal
 import sys
 import threading
 import time
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from wsikit import __version__
 from wsikit.encoders.card import Encoder, encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
 from wsikit.errors import ConfigError, WsikitError
+from wsikit.extract.devices import Newcomer
 from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
@@ -120,6 +123,7 @@ class ExtractPlugin(WorkerPlugin):
         self.settings, self.entries, self.shared = settings, dict(entries), shared
         self.name = plugin_name(str(settings.store))  # two runs may share a cluster, but never a store
         self.version = __version__  # the client's
+        self.run = uuid.uuid4().hex  # the same on every worker
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask on every worker, those that replace killed ones included."""
@@ -139,6 +143,7 @@ class ExtractPlugin(WorkerPlugin):
         self.lock = threading.Lock()
         self.buffers = Buffers()
         self._encoders: dict[str, Built] = {}
+        self._ask_again = 0.0
         self.device = _device(self.settings.encoders[0].device, worker.name)
         self.stage = None if self.trouble is not None else self._stage(worker)
 
@@ -202,8 +207,23 @@ class ExtractPlugin(WorkerPlugin):
         with self.lock:
             if not self._encoders:
                 built = [self._build(asked) for asked in self.settings.encoders]
+                self._enter(built)
                 self._encoders = {one.facts.key: one for one in built}
+            elif self._ask_again and time.monotonic() > self._ask_again:
+                self._enter(list(self._encoders.values()))
             return self._encoders
+
+    def _enter(self, built: Sequence[Built]) -> None:
+        """Put this worker's kind of device on record, or raise MixedDevicesError."""
+        mixed, settled, began = self.settings.mixed_devices, True, time.monotonic()
+        for one in built:
+            made_with = one.facts.attributes["made_with"]
+            newcomer = Newcomer(
+                self.settings.store, one.facts.key, made_with, self.run, self.entries, partial(_encoded_again, one)
+            )
+            settled &= newcomer.enter(mixed=mixed)
+        now = time.monotonic()
+        self._ask_again = 0.0 if settled else now + 20 * (now - began)  # at most a twentieth of the time goes to it
 
     def _build(self, asked: EncoderSettings) -> Built:
         options = {} if asked.weights is None else {"weights": asked.weights}
@@ -217,6 +237,19 @@ class ExtractPlugin(WorkerPlugin):
         }
         facts = EncoderFacts(encoder_key(encoder, stain=stain), encoder.card.dim, attributes)
         return Built(asked, encoder, facts)
+
+
+def _encoded_again(built: Built, pixels: npt.NDArray[np.uint8], features: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Tiles of a slide whose features have these attributes, in the run's batches."""
+    import torch
+
+    torch.set_num_threads(built.asked.threads)
+    device = str(built.facts.attributes["made_with"]["device"])
+    if (stain := features.get("stain")) is not None:
+        pixels = normalise_stain(stain["method"], pixels, stain["parameters"], device=device)
+    size = built.asked.batch_size
+    parts = [built.encoder.encode(pixels[i : i + size]) for i in range(0, len(pixels), size)]
+    return np.concatenate([np.empty((0, built.facts.dim), np.float32), *parts])
 
 
 def plugin_name(store: str) -> str:
