@@ -42,6 +42,12 @@ def unstaged(tmp_path_factory, real, tree_of):
     return tree_of(report.store)
 
 
+@pytest.fixture(scope="module")
+def unstaged_pair(tmp_path_factory, two_slides, tree_of):
+    """The same of two small slides."""
+    return tree_of(wk.extract_features(two_slides, out=tmp_path_factory.mktemp("pair") / "a.zarr", **OPTIONS).store)
+
+
 class Watch(Progress):
     """Remembers which files below a folder the workers have open while they encode, and what is said."""
 
@@ -235,10 +241,9 @@ def test_what_a_killed_process_left_is_used_or_made_again(two, tmp_path, damaged
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-@pytest.mark.parametrize("whom", ["worker", "job"])
-def test_kill_in_the_midst_of_a_copy(two_slides, tmp_path, tree_of, whom):
+@pytest.mark.parametrize("whom", ["worker", pytest.param("job", marks=pytest.mark.slow)])
+def test_kill_in_the_midst_of_a_copy(two_slides, unstaged_pair, tmp_path, tree_of, whom):
     """A worker is killed after half of its copy, and its place taken; or the job, and the next run cleans up."""
-    wk.extract_features(two_slides, out=tmp_path / "expected.zarr", **OPTIONS)
     site, disk = tmp_path / "site", tmp_path / "disk"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
@@ -273,13 +278,12 @@ def test_kill_in_the_midst_of_a_copy(two_slides, tmp_path, tree_of, whom):
         assert len(list(disk.glob("wsikit-*/*/*.svs"))) >= 1  # what the next run finds
         done = run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert tree_of(tmp_path / "a.zarr") == tree_of(tmp_path / "expected.zarr")
+    assert tree_of(tmp_path / "a.zarr") == unstaged_pair
     assert list(disk.iterdir()) == []
 
 
-def test_a_copy_that_cannot_be_decoded_is_passed_over(two_slides, tmp_path, tree_of, monkeypatch):
+def test_a_copy_that_cannot_be_decoded_is_passed_over(two_slides, unstaged_pair, tmp_path, tree_of, monkeypatch):
     """Damage between the probes of the fingerprint: tiles of the copy do not decode, and the slide's own do."""
-    expected = wk.extract_features(two_slides, out=tmp_path / "expected.zarr", **OPTIONS)
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
@@ -299,7 +303,7 @@ def test_a_copy_that_cannot_be_decoded_is_passed_over(two_slides, tmp_path, tree
     )
     assert report.ok
     assert {"a.svs", "b.svs"} & progress.opened
-    assert tree_of(report.store) == tree_of(expected.store)
+    assert tree_of(report.store) == unstaged_pair
 
 
 @pytest.fixture

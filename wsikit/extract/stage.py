@@ -289,7 +289,7 @@ class Stage:
 
     def _trouble(self, error: Exception) -> None:
         if not isinstance(error, InterruptedError):
-            what = error.strerror if isinstance(error, OSError) else str(error)  # no path: it may name a patient
+            what = getattr(error, "strerror", None) or type(error).__name__  # no path: it may name a patient
             self._say("disk", f"--stage on {platform.node()}: {what}: slides are read from where they are")
 
 
