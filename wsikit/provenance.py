@@ -21,7 +21,7 @@ def fingerprint(path: Path) -> str:
     A MIRAX slide is its ``.mrxs`` file and the folder beside it.
     """
     digest = hashlib.sha256()
-    for file in _files_of(path):
+    for file in files_of(path):
         size = file.stat().st_size
         digest.update(f"{size};".encode())
         with file.open("rb") as handle:
@@ -36,10 +36,11 @@ def fingerprint(path: Path) -> str:
 
 def file_bytes(path: Path) -> int:
     """Bytes of a slide on disk, the folder beside a MIRAX file included."""
-    return sum(file.stat().st_size for file in _files_of(path))
+    return sum(file.stat().st_size for file in files_of(path))
 
 
-def _files_of(path: Path) -> Sequence[Path]:
+def files_of(path: Path) -> Sequence[Path]:
+    """The files of a slide: the one that is named, first; of MIRAX those in the folder beside it, too."""
     beside = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and beside.is_dir():
         return [path, *sorted(f for f in beside.iterdir() if f.is_file())]

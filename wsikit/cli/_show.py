@@ -162,11 +162,13 @@ def results_table(report: RunReport) -> None:
     tiles = sum(o.tiles - o.unreadable for o in report.outcomes)
     pace = f" ({report.tiles_per_s:,.0f} read per second)" if report.tiles_per_s else ""
     console.print(f"{good} slides done, {bad} not; {tiles:,} tiles have features{pace}.", highlight=False)
+    for agreement in report.agreements:
+        console.print(str(agreement), highlight=False, markup=False)
     if report.waited > 0.2:
         console.print(
             f"The encoder waited for tiles in {report.waited:.0%} of the time: give each worker more --reader-threads, "
-            "or more --workers where cores are idle; --no-quality spares the readers work; on a network disk copy the "
-            "slides to a local one first.",
+            "or more --workers where cores are idle; --no-quality spares them work; where slides are on a network "
+            "disk, --stage copies them ahead.",
             highlight=False,
         )
     console.print(f"store     {report.store}", highlight=False, soft_wrap=True)
@@ -224,6 +226,7 @@ def status_lines(status: StoreStatus) -> list[str]:
         if status.seconds_left is not None:
             pace += f", about {time_words(status.seconds_left / 3600)} left"
         lines.append(f"{status.tiles_done:,} tiles finished, about {status.tiles_left:,} to do; {pace}")
+    lines += [str(agreement) for agreement in status.agreements]
     return [*lines, f"running now: {status.running or 'nothing'}"]
 
 

@@ -91,6 +91,24 @@ def command(
             help="I/N: only part I of N, in a store of its own; 'wsikit merge' joins them.", rich_help_panel=_CLUSTER
         ),
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder on each node's own disk ($TMPDIR): slides are copied there before they are read.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    stage_gb: Annotated[
+        float | None, typer.Option(help="Gigabytes that the copies may take on a node.", rich_help_panel=_CLUSTER)
+    ] = None,
+    mixed_devices: Annotated[
+        bool,
+        typer.Option(
+            "--mixed-devices",
+            help="Accept features by CPUs and GPUs in one store; how well they agree is recorded.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = False,
     stride_px: Annotated[
         int | None, typer.Option(help="Distance of tiles, px. Default: --tile-px.", rich_help_panel=_ADVANCED)
     ] = None,
@@ -175,6 +193,9 @@ def command(
                 cluster=cluster,
                 worker_timeout_s=worker_timeout,
                 part=_part(part),
+                stage=stage,
+                stage_gb=stage_gb,
+                mixed_devices=mixed_devices,
                 reader_threads=reader_threads,
                 wait=wait,
                 progress=progress,

@@ -34,6 +34,7 @@ def command(
 
     from wsikit.cli._show import print_json, stderr_console, stdout_console
     from wsikit.errors import ConfigError
+    from wsikit.extract.devices import agreements
     from wsikit.store.reader import open_store
     from wsikit.store.verify import verify_listing, verify_store
 
@@ -60,10 +61,13 @@ def command(
         entries = [e for e in entries if e.slide_id in names]
         asked = EncoderSettings(encoder, weights, precision, stain=stain_norm)
         findings += again(opened, entries, asked, tiles=re_extract)
+    mixed = agreements(opened.path)
     if json_:
-        print_json({"slides": len(names), "findings": findings})
+        print_json({"slides": len(names), "findings": findings, "agreements": mixed})
     else:
         console = stdout_console()
+        for agreement in mixed:
+            console.print(str(agreement), highlight=False, soft_wrap=True)
         for finding in findings:
             console.print(f"{finding.slide_id}: {finding.kind}: {finding.what}", highlight=False, soft_wrap=True)
         console.print(f"{len(names)} slides verified, {len(findings)} findings", highlight=False)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsikit.errors import WsikitError
+from wsikit.errors import ConfigError, WsikitError
 from wsikit.extract.inputs import SlideEntry
 
 
@@ -17,6 +17,10 @@ class StoreWriteError(WsikitError, OSError):
     """The store cannot be written: full disk, no permission, unplugged mount. It ends the run."""
 
     state = "store-error"
+
+
+class MixedDevicesError(ConfigError):
+    """Features of one key by several kinds of device, without leave or in disagreement. It ends the run."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
     Of a slide with a pseudonym no message is kept at all, which may quote the file: only what kind of error it
     was, and where in the code.
     """
-    fatal = isinstance(error, StoreWriteError)
+    fatal = isinstance(error, (StoreWriteError, MixedDevicesError))
     if entry.secret is not None and not fatal:
         kind = (type(error).__doc__ or "").strip().partition("\n")[0] if isinstance(error, WsikitError) else ""
         state = error.state if isinstance(error, WsikitError) else "failed"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,12 +70,7 @@ def re_extract(
         status, coords = store.status(entry.slide_id, encoder=key), store.coords(entry.slide_id)
         rng = np.random.default_rng([seed, int(found[:8], 16)])
         rows = np.sort(rng.choice(len(coords), min(tiles, len(coords)), replace=False))
-        pixels = np.empty((len(rows), attributes["tile_px"], attributes["tile_px"], 3), np.uint8)
-        mpp = (attributes["mpp"][0], attributes["mpp"][1])
-        with open_slide(
-            entry.path, mpp=mpp, scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
-        ) as slide:
-            again = read_tiles(slide, choice_of(attributes), attributes["tile_px"], coords[rows], pixels)
+        pixels, again = tiles_again(entry, attributes, coords[rows])
         stored = store.values(entry.slide_id, encoder=key, rows=rows.tolist()).astype(np.float32)
         stain = store.encoder(entry.slide_id, key).get("stain")
         if stain is not None:
@@ -91,6 +87,30 @@ def re_extract(
             findings.append(Finding(entry.slide_id, "differs", f"features {key}: {what}"))
             break
     return findings
+
+
+def tiles_again(
+    entry: SlideEntry, attributes: Mapping[str, Any], coords: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Tiles of a planned slide as the run read them.
+
+    Args:
+        entry: The slide.
+        attributes: Of its plan.
+        coords: (n, 2) of the tiles.
+
+    Returns:
+        Pixels (n, tile_px, tile_px, 3) and status (n,).
+    """
+    pixels = np.empty((len(coords), attributes["tile_px"], attributes["tile_px"], 3), np.uint8)
+    with open_slide(
+        entry.path,
+        mpp=(attributes["mpp"][0], attributes["mpp"][1]),
+        scene=entry.scene,
+        reader=attributes["reader"],
+        allow_unequal_mpp=True,
+    ) as slide:
+        return pixels, read_tiles(slide, choice_of(attributes), attributes["tile_px"], coords, pixels)
 
 
 def _cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:

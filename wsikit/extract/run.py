@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
+from wsikit.extract.devices import Agreement, agreements
 from wsikit.extract.failure import Failure, StoreWriteError
 from wsikit.extract.inputs import SlideEntry, collect_slides, in_part, with_annotations
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
 from wsikit.extract.pseudonyms import pseudonymise as hide
 from wsikit.extract.settings import EncoderSettings, RunSettings
+from wsikit.extract.stage import stage_settings, task_key
 from wsikit.extract.usage import Usage
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD
@@ -63,6 +65,7 @@ class RunReport:
         report: Folder with slides.csv, failures.csv, index.html and overlays.
         waited: Share of the workers' time, while they were at tiles, in which the encoder had none to encode.
         tiles_per_s: Tiles read per second, while at least one worker was at tiles.
+        agreements: Of features in the store by several kinds of device: how well these agree.
     """
 
     store: Path
@@ -71,6 +74,7 @@ class RunReport:
     report: Path
     waited: float = 0.0
     tiles_per_s: float = 0.0
+    agreements: tuple[Agreement, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -100,6 +104,9 @@ def extract_features(
     worker_timeout_s: float | None = None,
     reader_threads: int | None = None,
     part: tuple[int, int] | None = None,
+    stage: str | PathLike[str] | None = None,
+    stage_gb: float | None = None,
+    mixed_devices: bool = False,
     wait: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -137,6 +144,13 @@ def extract_features(
             are for each worker, by the number of shards it is at, 2; 1 with ``scheduler``.
         part: Only part i of n, (i, n) with i from 1, in a store of its own, ``<out>-part-<i>-of-<n>.zarr``, for jobs
             without a scheduler in common; ``merge_stores`` joins them. The slide's id decides its part.
+        stage: Folder on a disk of each node's own, to which slides are copied before their tiles are read; variables
+            such as ``$TMPDIR`` are those of the worker. Nothing of it is left at the end.
+        stage_gb: What the copies on one node may take together, in 10^9 bytes; a slide that does not fit is read from
+            where it is.
+        mixed_devices: Accept features of one encoder by several kinds of device ("cpu", "cuda", "mps") in the store.
+            The first time that one joins the rows of another, it encodes some of their tiles again; how well they
+            agree is recorded, and less than a cosine of 0.999 is refused.
         wait: Wait for another run on the same store instead of raising.
         progress: Told what happens.
 
@@ -144,7 +158,8 @@ def extract_features(
         What became of each slide; also written beside the store, as ``<out>.report``.
 
     Raises:
-        ConfigError: Nothing to do, or settings or a manifest that cannot be used.
+        ConfigError: Nothing to do, or settings or a manifest that cannot be used; or workers of another kind of device
+            than made what is in the store, without ``mixed_devices`` or in disagreement.
         ChangedError: The store was begun with other settings.
         StoreLockedError: Another run is alive on this store.
         StoreWriteError: The store cannot be written.
@@ -189,6 +204,8 @@ def extract_features(
         quality=quality,
         annotation_classes=tuple(annotation_classes),
         pseudonyms=key,
+        stage=stage_settings(stage, stage_gb),
+        mixed_devices=mixed_devices,
     )
     configuration = settings.configuration()  # errors in names and options come before any work
     for one in asked:
@@ -271,6 +288,7 @@ class _Run:
     outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    said: set[str] = field(default_factory=set)
 
     def go(self, crew_to_come: contextlib.AbstractContextManager[Crew], wait: bool) -> RunReport:
         root, report = self.settings.store, self.settings.report
@@ -290,7 +308,8 @@ class _Run:
             finally:
                 self._write_account(report)
         outcomes = tuple(self.outcomes[e.slide_id] for e in self.entries)
-        return RunReport(root, self.keys, outcomes, report, self.usage.waited(), self.usage.tiles_per_s())
+        waited, pace = self.usage.waited(), self.usage.tiles_per_s()
+        return RunReport(root, self.keys, outcomes, report, waited, pace, agreements(root))
 
     def _run_on(self, crew: Crew, lease: Lease) -> None:
         from distributed import as_completed
@@ -306,7 +325,7 @@ class _Run:
             raise ConfigError(f"two of the encoders give the same features: {', '.join(self.keys)}")
         self._note_run()
         topic = tasks.plugin_name(store)
-        client.subscribe_topic(topic, lambda event: self.progress.tiles(int(event[1])))
+        client.subscribe_topic(topic, self._hear)
         plans, shards = deque(self.entries), deque[_Task]()
         suspects, alone = deque[_Task](), False
         # Enough tasks that no worker waits for the client, few enough that the scheduler stays small.
@@ -324,7 +343,9 @@ class _Run:
                 future = (
                     client.submit(tasks.plan_slide, store, slide_id, pure=False)
                     if shard is None
-                    else client.submit(tasks.encode_shard, store, slide_id, shard, keys, pure=False)
+                    else client.submit(
+                        tasks.encode_shard, store, slide_id, shard, keys, key=task_key(store, slide_id, shard)
+                    )
                 )
                 names[future] = task
                 flying.add(future)
@@ -347,6 +368,15 @@ class _Run:
                 self.usage.add(result.worker, result.tiles, result.began, result.seconds, result.encoding)
                 self._encoded(result)
         client.unsubscribe_topic(topic)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """What a worker tells: how many tiles, or a kind of message, which is said once, and the message."""
+        told = event[1]
+        if isinstance(told, int):
+            self.progress.tiles(told)
+        elif told[0] not in self.said:
+            self.said.add(told[0])
+            self.progress.say(told[1])
 
     def _result(self, future: Any, task: _Task) -> Any:
         """A task's result, or None where its worker died under it again and again."""

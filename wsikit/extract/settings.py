@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import ConfigError
+from wsikit.extract.stage import StageSettings
 from wsikit.slides.stain_norm import STAIN_METHODS, stain_identity
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD, recorded_parameters
@@ -71,6 +72,8 @@ class RunSettings:
         quality: Measure the quality of tiles.
         annotation_classes: Keep only tiles on annotations of these classes; empty for all tiles.
         pseudonyms: Identity of the key that slide ids and fingerprints are hidden with, or None.
+        stage: Where slides are copied to before they are read, or None.
+        mixed_devices: Whether features of one key may be made by several kinds of device.
     """
 
     store: Path
@@ -85,6 +88,8 @@ class RunSettings:
     quality: bool = True
     annotation_classes: tuple[str, ...] = ()
     pseudonyms: str | None = None
+    stage: StageSettings | None = None
+    mixed_devices: bool = False
 
     def configuration(self) -> dict[str, Any]:
         """What must be equal for all slides of a store, as plain JSON values. No path, no slide list."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import StoreError
+from wsikit.extract.devices import Agreement, agreements
 from wsikit.extract.outcome import remembered
 from wsikit.store import format as fmt
 from wsikit.store.lease import holder
@@ -52,6 +53,7 @@ class StoreStatus:
         tiles_left: Tiles still to do; slides that are not planned yet count with the mean of the others.
         tiles_per_s: How fast the latest shards were finished, or None where there are too few to tell.
         seconds_left: At that pace, or None while nothing runs or the pace is not known.
+        agreements: Of features by several kinds of device: how well these agree.
     """
 
     slides: tuple[SlideStatus, ...]
@@ -60,6 +62,7 @@ class StoreStatus:
     tiles_left: int = 0
     tiles_per_s: float | None = None
     seconds_left: float | None = None
+    agreements: tuple[Agreement, ...] = ()
 
     def count(self, state: str) -> int:
         """Rows in a state."""
@@ -114,6 +117,7 @@ def store_status(store: FeatureStore) -> StoreStatus:
         tiles_left=tiles_left,
         tiles_per_s=pace,
         seconds_left=tiles_left / pace if pace and running else None,
+        agreements=agreements(root),
     )
 
 

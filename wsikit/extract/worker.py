@@ -14,34 +14,33 @@ import signal
 import sys
 import threading
 import time
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from distributed import Worker, WorkerPlugin, get_worker
 
 from wsikit import __version__
-from wsikit.encoders.card import Encoder, encoder_key, features_identity
+from wsikit.encoders.card import encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
 from wsikit.errors import ConfigError, WsikitError
+from wsikit.extract.devices import Newcomer
 from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
+from wsikit.extract.features import Built, EncoderFacts, encoded_again, write_features
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.open_slides import OpenSlides
 from wsikit.extract.pictures import picture_path, picture_refused
-from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
-from wsikit.extract.read_ahead import Batch, Buffers, read_ahead
+from wsikit.extract.plan import label_tiles, picture_again, plan, same_slide
+from wsikit.extract.read_ahead import Buffers
 from wsikit.extract.settings import EncoderSettings, RunSettings
+from wsikit.extract.stage import Stage
 from wsikit.extract.stain import fit_slide
 from wsikit.provenance import versions
-from wsikit.slides.open import open_slide
-from wsikit.slides.quality import QUALITY_NAMES, tile_quality
-from wsikit.slides.slide import Slide
-from wsikit.slides.stain_norm import normalise_stain
-from wsikit.slides.tiling import read_tiles
+from wsikit.slides.quality import QUALITY_NAMES
 from wsikit.store import format as fmt
 from wsikit.store.objects import sweep_partials
 from wsikit.store.writer import (
@@ -50,8 +49,6 @@ from wsikit.store.writer import (
     missing_shards,
     planned,
     slide_attributes,
-    stored_quality_names,
-    write_shard,
 )
 
 _VERSIONS = ("wsikit", "torch", "numpy", "opencv-python-headless", "openslide-bin", "tifffile", "imagecodecs", "timm")
@@ -90,24 +87,6 @@ class Encoded:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True)
-class EncoderFacts:
-    """What the client must know of an encoder: where its features go, and what is recorded of it."""
-
-    key: str
-    dim: int
-    attributes: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Built:
-    """An encoder on a worker."""
-
-    asked: EncoderSettings
-    encoder: Encoder
-    facts: EncoderFacts
-
-
 class ExtractPlugin(WorkerPlugin):
     """Carries settings and slides to a worker and builds the encoders there, once.
 
@@ -122,6 +101,7 @@ class ExtractPlugin(WorkerPlugin):
         self.settings, self.entries, self.shared = settings, dict(entries), shared
         self.name = plugin_name(str(settings.store))  # two runs may share a cluster, but never a store
         self.version = __version__  # the client's
+        self.run = uuid.uuid4().hex  # the same on every worker
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask on every worker, those that replace killed ones included."""
@@ -141,7 +121,14 @@ class ExtractPlugin(WorkerPlugin):
         self.lock = threading.Lock()
         self.buffers, self.slides = Buffers(), OpenSlides()
         self._encoders: dict[str, Built] = {}
+        self._ask_again = 0.0
         self.device = _device(self.settings.encoders[0].device, worker.name)
+        self.stage = None if self.trouble is not None else self._stage(worker)
+
+    def transition(self, key: object, start: str, finish: str, **rest: Any) -> None:
+        """Called by Dask on every change of one of the worker's tasks."""
+        if self.stage is not None:
+            self.stage.follow(key, finish)
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the run ends or the worker closes: shards in the making are dropped."""
@@ -149,6 +136,8 @@ class ExtractPlugin(WorkerPlugin):
 
         self.stopped.set()
         self.slides.close()
+        if self.stage is not None:
+            self.stage.close()
         if self.shared:
             interval, threads, filters, disabled = self._before
             sys.setswitchinterval(interval)
@@ -174,14 +163,46 @@ class ExtractPlugin(WorkerPlugin):
                 )
         return None
 
+    def _stage(self, worker: Worker) -> Stage | None:
+        """Where this worker's slides are copied to, if they are."""
+        root = self.settings.store
+        if self.settings.stage is None:
+            return None
+        try:
+            return Stage(
+                self.settings.stage,
+                str(root),
+                look_up=lambda slide_id: (self.entries[slide_id], slide_attributes(root, slide_id)["fingerprint"]),
+                finished=lambda slide_id: not any(missing_shards(root, slide_id, key) for key in self.encoders),
+                say=lambda kind, line: worker.log_event(self.name, [kind, line]),
+            )
+        except ConfigError as error:
+            self.trouble = Failure(error.state, str(error), fatal=True)
+            return None
+
     @property
     def encoders(self) -> Mapping[str, Built]:
         """The encoders by key, built on first use so that an error reaches the task that asked."""
         with self.lock:
             if not self._encoders:
                 built = [self._build(asked) for asked in self.settings.encoders]
+                self._enter(built)
                 self._encoders = {one.facts.key: one for one in built}
+            elif self._ask_again and time.monotonic() > self._ask_again:
+                self._enter(list(self._encoders.values()))
             return self._encoders
+
+    def _enter(self, built: Sequence[Built]) -> None:
+        """Put this worker's kind of device on record, or raise MixedDevicesError."""
+        mixed, settled, began = self.settings.mixed_devices, True, time.monotonic()
+        for one in built:
+            made_with = one.facts.attributes["made_with"]
+            newcomer = Newcomer(
+                self.settings.store, one.facts.key, made_with, self.run, self.entries, partial(encoded_again, one)
+            )
+            settled &= newcomer.enter(mixed=mixed)
+        now = time.monotonic()
+        self._ask_again = 0.0 if settled else now + 20 * (now - began)  # at most a twentieth of the time goes to it
 
     def _build(self, asked: EncoderSettings) -> Built:
         options = {} if asked.weights is None else {"weights": asked.weights}
@@ -271,81 +292,11 @@ def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -
     if plugin.trouble is not None:
         return Encoded(slide_id, shard, failure=plugin.trouble)
     try:
-        tiles, encoding = _encode(root, plugin, slide_id, shard, keys)
+        tiles, encoding = write_features(root, plugin, slide_id, shard, keys)
         return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding)
     except Exception as error:  # as above
         failure = failure_of(error, plugin.entries[slide_id])
         return Encoded(slide_id, shard, 0, worker, clock, time.perf_counter() - began, failure=failure)
-
-
-class _Output:
-    """Features of one shard by one encoder, as they come."""
-
-    def __init__(self, plugin: ExtractPlugin, root: Path, slide_id: str, key: str, rows: int) -> None:
-        self._plugin, self._built, self.key = plugin, plugin.encoders[key], key
-        self._stain = features_attributes(root, slide_id, key).get("stain")
-        self.values = np.full((rows, self._built.facts.dim), np.nan, np.float16)
-        self.status = np.full(rows, fmt.UNREADABLE, np.uint8)
-
-    def take(self, batch: Batch) -> float:
-        """Encode a batch; rows that are not finite get their status. Returns the seconds of the encoder alone."""
-        import torch
-
-        pixels = batch.pixels
-        with self._plugin.lock:
-            began = time.perf_counter()
-            torch.set_num_threads(self._built.asked.threads)
-            if self._stain is not None:
-                method, parameters = self._stain["method"], self._stain["parameters"]
-                pixels = normalise_stain(method, pixels, parameters, device=self._plugin.device)
-            features = self._built.encoder.encode(pixels)
-            seconds = time.perf_counter() - began
-        with np.errstate(over="ignore"):
-            self.values[batch.rows] = features
-        bad = ~np.isfinite(self.values[batch.rows]).all(axis=1)
-        self.status[batch.rows] = np.where((batch.status == fmt.OK) & bad, fmt.NOT_FINITE, batch.status)
-        return seconds
-
-    def write(self, root: Path, slide_id: str, shard: int, quality: npt.NDArray[np.float32]) -> None:
-        made_with = self._built.facts.attributes["made_with"]
-        write_shard(
-            root, slide_id, self.key, shard, values=self.values, status=self.status, quality=quality,
-            facts={"made_with": made_with},
-        )  # fmt: skip
-
-
-def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]) -> tuple[int, float]:
-    """Number of tiles, and the seconds of the encoders alone."""
-    settings, entry, attributes = plugin.settings, plugin.entries[slide_id], slide_attributes(root, slide_id)
-    coords = read_coords(root, slide_id)
-    coords = coords[fmt.rows_of(shard, len(coords))]
-    choice, tile_px, mpp = choice_of(attributes), attributes["tile_px"], attributes["mpp"]
-    outputs = [_Output(plugin, root, slide_id, key, len(coords)) for key in keys]
-    measured = any(stored_quality_names(fmt.Layout(root).features(slide_id, key)) for key in keys)
-    quality, encoding = np.empty((len(coords), len(QUALITY_NAMES)), np.float32), 0.0
-
-    def open_it() -> Slide:
-        return open_slide(
-            entry.path, mpp=(mpp[0], mpp[1]), scene=entry.scene, reader=attributes["reader"], allow_unequal_mpp=True
-        )
-
-    with plugin.slides.borrow(slide_id, open_it) as slide:
-
-        def read(xy: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-            return read_tiles(slide, choice, tile_px, xy, out, threads=settings.reader_threads)
-
-        size = settings.encoders[0].batch_size
-        for batch in read_ahead(read, coords, batch_size=size, tile_px=tile_px, buffers=plugin.buffers):
-            if measured:
-                quality[batch.rows] = tile_quality(batch.pixels)
-            if plugin.stopped.is_set():  # the store may be another run's by now
-                raise InterruptedError(f"slide {slide_id}: the run has ended")
-            encoding += sum(output.take(batch) for output in outputs)
-            get_worker().log_event(plugin.name, len(batch.status) * len(outputs))
-    with writing(root):
-        for output in outputs:
-            output.write(root, slide_id, shard, quality)
-    return len(coords), encoding
 
 
 def _plugin(store: str) -> ExtractPlugin:
