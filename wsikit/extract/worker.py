@@ -45,7 +45,7 @@ from wsikit.store.objects import sweep_partials
 from wsikit.store.writer import (
     add_features,
     features_attributes,
-    missing_shards,
+    open_shards,
     planned,
     slide_attributes,
     write_shard,
@@ -56,12 +56,17 @@ _VERSIONS = ("wsikit", "torch", "numpy", "opencv-python-headless", "openslide-bi
 
 @dataclass(frozen=True)
 class Planned:
-    """A slide's plan: how many tiles, which shards are still to do (for which keys), or why there is none."""
+    """A slide's plan: how many tiles, which shards are still to do (for which keys), or why there is none.
+
+    Attributes:
+        not_ok: Tiles without a feature in the shards that are done, by key.
+    """
 
     slide_id: str
     tiles: int = 0
     dropped: int = 0
     missing: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    not_ok: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
 
@@ -75,6 +80,7 @@ class Encoded:
         began: When, seconds since the epoch by that machine's clock; with
         seconds: how long it took, of which
         encoding: seconds went to the encoders, and the rest to waiting for tiles or for another shard's turn.
+        not_ok: Tiles without a feature, by key.
     """
 
     slide_id: str
@@ -84,6 +90,7 @@ class Encoded:
     began: float = 0.0
     seconds: float = 0.0
     encoding: float = 0.0
+    not_ok: Mapping[str, int] = field(default_factory=dict)
     failure: Failure | None = None
 
 
@@ -238,6 +245,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
             attributes = plan(root, entry, plugin.settings)
         label_tiles(root, entry, plugin.settings, attributes)
         missing: dict[int, tuple[str, ...]] = {}
+        not_ok: dict[str, int] = {}
         layout = fmt.Layout(root)
         sweep_partials(layout.done(slide_id))
         for key, one in encoders.items():
@@ -247,10 +255,12 @@ def plan_slide(store: str, slide_id: str) -> Planned:
             with writing(root):
                 sweep_partials(layout.features(slide_id, key))
                 add_features(root, slide_id, key, dim=one.facts.dim, attributes=features, quality_names=QUALITY_NAMES)
-            for shard in missing_shards(root, slide_id, key):
+            shards, not_ok[key] = open_shards(root, slide_id, key)
+            for shard in shards:
                 missing[shard] = (*missing.get(shard, ()), key)
         counts, seconds = attributes["counts"], time.perf_counter() - began
-        return Planned(slide_id, counts["kept"], counts["edge_tissue"], dict(sorted(missing.items())), seconds=seconds)
+        ordered = dict(sorted(missing.items()))
+        return Planned(slide_id, counts["kept"], counts["edge_tissue"], ordered, not_ok, seconds)
     except Exception as error:  # whatever is wrong with one slide must not end the others
         failure = failure_of(error, entry)
         if report is not None and not failure.fatal and not picture_path(report, slide_id).exists():
@@ -266,11 +276,27 @@ def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -
     if plugin.trouble is not None:
         return Encoded(slide_id, shard, failure=plugin.trouble)
     try:
-        tiles, encoding = _encode(root, plugin, slide_id, shard, keys)
-        return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding)
+        tiles, encoding, not_ok = _encode(root, plugin, slide_id, shard, keys)
+        return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding, not_ok)
     except Exception as error:  # as above
         failure = failure_of(error, plugin.entries[slide_id])
         return Encoded(slide_id, shard, 0, worker, clock, time.perf_counter() - began, failure=failure)
+
+
+class _Told:
+    """Tells the client how far the tiles are, once a second at most: the scheduler hears this from all workers."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic, self._tiles, self._last = topic, 0, time.monotonic()
+
+    def count(self, tiles: int) -> None:
+        self._tiles += tiles
+        if time.monotonic() - self._last > 1:
+            self.flush()
+
+    def flush(self) -> None:
+        get_worker().log_event(self._topic, self._tiles)
+        self._tiles, self._last = 0, time.monotonic()
 
 
 class _Output:
@@ -309,8 +335,10 @@ class _Output:
         )  # fmt: skip
 
 
-def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]) -> tuple[int, float]:
-    """Number of tiles, and the seconds of the encoders alone."""
+def _encode(
+    root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]
+) -> tuple[int, float, dict[str, int]]:
+    """Number of tiles, the seconds of the encoders alone, and how many tiles have no feature by key."""
     settings, entry, attributes = plugin.settings, plugin.entries[slide_id], slide_attributes(root, slide_id)
     coords = read_coords(root, slide_id)
     coords = coords[fmt.rows_of(shard, len(coords))]
@@ -324,17 +352,18 @@ def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: 
         def read(xy: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             return read_tiles(slide, choice, tile_px, xy, out, threads=settings.reader_threads)
 
-        size = settings.encoders[0].batch_size
+        size, told = settings.encoders[0].batch_size, _Told(plugin.name)
         for batch in read_ahead(read, coords, batch_size=size, tile_px=tile_px, buffers=plugin.buffers):
             quality[batch.rows] = tile_quality(batch.pixels)
             if plugin.stopped.is_set():  # the store may be another run's by now
                 raise InterruptedError(f"slide {slide_id}: the run has ended")
             encoding += sum(output.take(batch) for output in outputs)
-            get_worker().log_event(plugin.name, len(batch.status) * len(outputs))
+            told.count(len(batch.status) * len(outputs))
+        told.flush()
     with writing(root):
         for output in outputs:
             output.write(root, slide_id, shard, quality)
-    return len(coords), encoding
+    return len(coords), encoding, {output.key: int((output.status != fmt.OK).sum()) for output in outputs}
 
 
 def _plugin(store: str) -> ExtractPlugin:
