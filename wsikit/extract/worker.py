@@ -28,7 +28,7 @@ from wsikit import __version__
 from wsikit.encoders.card import Encoder, encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
 from wsikit.errors import ConfigError, WsikitError
-from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
+from wsikit.extract.failure import Failure, StoreWriteError, failure_of, gone, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
 from wsikit.extract.plan import choice_of, label_tiles, picture_again, plan, read_coords, same_slide
@@ -262,7 +262,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
         ordered = dict(sorted(missing.items()))
         return Planned(slide_id, counts["kept"], counts["edge_tissue"], ordered, not_ok, seconds)
     except Exception as error:  # whatever is wrong with one slide must not end the others
-        failure = failure_of(error, entry)
+        failure = failure_of(gone(root) or error, entry)
         if report is not None and not failure.fatal and not picture_path(report, slide_id).exists():
             with contextlib.suppress(Exception):  # the picture of a failure may fail too; its reason is kept
                 picture_refused(report, entry, failure.state, failure.reason)
@@ -279,7 +279,7 @@ def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -
         tiles, encoding, not_ok = _encode(root, plugin, slide_id, shard, keys)
         return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding, not_ok)
     except Exception as error:  # as above
-        failure = failure_of(error, plugin.entries[slide_id])
+        failure = failure_of(gone(root) or error, plugin.entries[slide_id])
         return Encoded(slide_id, shard, 0, worker, clock, time.perf_counter() - began, failure=failure)
 
 
