@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsikit.errors import ConfigError, WsikitError
 from wsikit.extract.inputs import SlideEntry
+from wsikit.store.format import Layout
 
 
 class StoreWriteError(WsikitError, OSError):
@@ -66,21 +67,33 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
     return Failure(state, reason, trace, fatal=fatal)
 
 
+def gone(root: Path) -> StoreWriteError | None:
+    """The error of a begun store that is not there any more, or None. Writing on would fill its mount point."""
+    if (Layout(root).private / "zarr.json").exists():
+        return None
+    return StoreWriteError(
+        f"store {root}: it is not there any more: a disk that was unplugged, or a folder that was moved; bring it "
+        "back, then run the same command again"
+    )
+
+
 @contextlib.contextmanager
 def writing(root: Path) -> Iterator[None]:
     """Turn the system's refusal to write to the store into an error that ends the run, not one slide."""
+    if (error := gone(root)) is not None:
+        raise error
     try:
         yield
     except WsikitError:
         raise
-    except OSError as error:
+    except OSError as refusal:
         what = {
             errno.ENOSPC: "the disk is full",
             getattr(errno, "EDQUOT", -1): "the disk quota is used up",  # Windows has no such number
             errno.EROFS: "the file system is read-only",
             errno.EACCES: "no permission",
-        }.get(error.errno or 0, str(error))
+        }.get(refusal.errno or 0, str(refusal))
         raise StoreWriteError(
             f"store {root}: cannot be written: {what}; what is done so far is kept: mend it, then run the same "
             "command again"
-        ) from error
+        ) from refusal

@@ -48,6 +48,22 @@ class Built:
     facts: EncoderFacts
 
 
+class _Told:
+    """Tells the client how far the tiles are, once a second at most: the scheduler hears this from all workers."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic, self._tiles, self._last = topic, 0, time.monotonic()
+
+    def count(self, tiles: int) -> None:
+        self._tiles += tiles
+        if time.monotonic() - self._last > 1:
+            self.flush()
+
+    def flush(self) -> None:
+        get_worker().log_event(self._topic, self._tiles)
+        self._tiles, self._last = 0, time.monotonic()
+
+
 class _Output:
     """Features of one shard by one encoder, as they come."""
 
@@ -90,7 +106,7 @@ _Made = tuple[list[_Output], npt.NDArray[np.float32], float]
 
 def write_features(
     root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]
-) -> tuple[int, float]:
+) -> tuple[int, float, dict[str, int]]:
     """Read the tiles of a shard from the slide or its copy, encode them, write the rows.
 
     Args:
@@ -101,7 +117,7 @@ def write_features(
         keys: Of the encoders.
 
     Returns:
-        Number of tiles, and the seconds of the encoders alone.
+        Number of tiles, the seconds of the encoders alone, and how many tiles have no feature by key.
     """
     entry, made = plugin.entries[slide_id], None
     if plugin.stage is not None:
@@ -112,7 +128,7 @@ def write_features(
     with writing(root):
         for output in outputs:
             output.write(root, slide_id, shard, quality)
-    return len(quality), encoding
+    return len(quality), encoding, {output.key: int((output.status != fmt.OK).sum()) for output in outputs}
 
 
 def _from_copy(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]) -> _Made | None:
@@ -148,14 +164,15 @@ def _features(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int, 
         def read(xy: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             return read_tiles(slide, choice, tile_px, xy, out, threads=settings.reader_threads)
 
-        size = settings.encoders[0].batch_size
+        size, told = settings.encoders[0].batch_size, _Told(plugin.name)
         for batch in read_ahead(read, coords, batch_size=size, tile_px=tile_px, buffers=plugin.buffers):
             if measured:
                 quality[batch.rows] = tile_quality(batch.pixels)
             if plugin.stopped.is_set():  # the store may be another run's by now
                 raise InterruptedError(f"slide {slide_id}: the run has ended")
             encoding += sum(output.take(batch) for output in outputs)
-            get_worker().log_event(plugin.name, len(batch.status) * len(outputs))
+            told.count(len(batch.status) * len(outputs))
+        told.flush()
     return outputs, quality, encoding
 
 

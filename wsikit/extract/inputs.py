@@ -204,7 +204,7 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
         raise ConfigError(
             f"manifest {manifest}: expected one of the columns 'path' and 'slide', found {', '.join(header)}"
         )
-    chosen = list(entries)
+    chosen, index_of = list(entries), _Index(entries)
     told: dict[Path, int] = {}
     for number, row in enumerate(rows, start=2):
         where = f"manifest {manifest}, line {number}"
@@ -213,7 +213,10 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
         values = {name: (value or "").strip() for name, value in row.items()}
         if not any(values.values()):
             continue
-        index = _entry_of(chosen, values, manifest, where)
+        if "path" in values:
+            index = index_of.path(chosen, _beside(manifest, values["path"], where))
+        else:
+            index = index_of.name(chosen, values["slide"], where)
         entry = chosen[index]
         if entry.path in told:
             raise ConfigError(f"{where}: {entry.path} has a row already, in line {told[entry.path]}")
@@ -229,23 +232,33 @@ def _apply_manifest(entries: Sequence[SlideEntry], manifest: Path) -> list[Slide
     return chosen
 
 
-def _entry_of(entries: list[SlideEntry], values: dict[str, str], manifest: Path, where: str) -> int:
-    if "path" in values:
-        path = _beside(manifest, values["path"], where)
+class _Index:
+    """Where a slide stands in the list, by its file and by each of its names: 10,000 rows look for 10,000 slides."""
+
+    def __init__(self, entries: Sequence[SlideEntry]) -> None:
+        self._paths = {entry.path.resolve(): i for i, entry in enumerate(entries)}
+        self._names: dict[str, list[int]] = {}
         for i, entry in enumerate(entries):
-            if entry.path.resolve() == path.resolve():
-                return i
-        entries.append(SlideEntry(slide_id_of(path), path))
-        return len(entries) - 1
-    name = values["slide"]
-    found = [i for i, e in enumerate(entries) if name in (e.path.name, slide_id_of(e.path), str(e.path))]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        both = " and ".join(str(entries[i].path) for i in found[:2])
-        raise ConfigError(f"{where}: {name!r} is the name of several slides: {both}; use the column 'path'")
-    known = [name for e in entries for name in (e.path.name, slide_id_of(e.path))]
-    raise ConfigError(f"{where}: no slide {name!r} among the {len(entries)} given{nearest(name, known)}")
+            for name in {entry.path.name, slide_id_of(entry.path), str(entry.path)}:
+                self._names.setdefault(name, []).append(i)
+
+    def path(self, entries: list[SlideEntry], path: Path) -> int:
+        """Of a file, which is added where it is not among the entries."""
+        index = self._paths.setdefault(path.resolve(), len(entries))
+        if index == len(entries):
+            entries.append(SlideEntry(slide_id_of(path), path))
+        return index
+
+    def name(self, entries: list[SlideEntry], name: str, where: str) -> int:
+        """Of a slide by its file's name or id."""
+        found = self._names.get(name, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            both = " and ".join(str(entries[i].path) for i in found[:2])
+            raise ConfigError(f"{where}: {name!r} is the name of several slides: {both}; use the column 'path'")
+        known = [known for e in entries for known in (e.path.name, slide_id_of(e.path))]
+        raise ConfigError(f"{where}: no slide {name!r} among the {len(entries)} given{nearest(name, known)}")
 
 
 def _beside(manifest: Path, name: str, where: str) -> Path:

@@ -119,32 +119,54 @@ _PAGE = """<!doctype html>
  figure.bad {{ border-left-color: #b3261e }}
  img {{ width: 100%; height: 16rem; object-fit: contain; background: #f2f2f2 }}
  figcaption {{ overflow-wrap: anywhere }} .why {{ color: #b3261e }} small {{ color: #666 }}
+ summary {{ cursor: pointer; margin: 1rem 0 }}
 </style>
 <h1>{title}</h1><p>{summary}</p>
-<div class="sheet">
-{figures}
-</div></html>
+{sheets}
+</html>
 """
+
+SHEET_SLIDES = 200
+"""Slides of one sheet: all but the first are folded, and a browser loads their pictures when they are opened."""
 
 
 def write_page(report: Path, title: str, outcomes: Iterable[SlideOutcome]) -> Path:
-    """``index.html``: every overlay, the slides that failed first."""
+    """``index.html``: every overlay, the slides that failed first, in sheets that open on demand."""
     outcomes = sorted(outcomes, key=lambda o: (o.ok, o.slide_id))
-    figures = []
-    for o in outcomes:
-        name = html.escape(o.slide_id)
-        source = f"overlays/{quote(o.slide_id)}.jpg"
-        image = f'<a href="{source}"><img src="{source}" alt="overlay of {name}" loading="lazy"></a>'
-        image = image if picture_path(report, o.slide_id).exists() else "<p>no picture</p>"
-        counts = f"{o.tiles:,} tiles" + (f", {o.unreadable:,} unreadable" if o.unreadable else "")
-        why = "" if o.ok else f'<br><span class="why">{html.escape(o.state)}: {html.escape(o.reason)}</span>'
-        figures.append(
-            f'<figure class="{"ok" if o.ok else "bad"}">{image}<figcaption><b>{name}</b> '
-            f"<small>{counts}</small>{why}</figcaption></figure>"
+    pictures = {path.name for path in (report / "overlays").glob("*.jpg")}
+    sheets = []
+    for first in range(0, len(outcomes), SHEET_SLIDES):
+        part = outcomes[first : first + SHEET_SLIDES]
+        figures = "\n".join(_figure(o, picture_path(report, o.slide_id).name in pictures) for o in part)
+        bad = sum(not o.ok for o in part)
+        heading = (
+            f"{html.escape(part[0].slide_id)} to {html.escape(part[-1].slide_id)}"
+            if not bad
+            else (f"{bad} not done" + (f", {len(part) - bad} done" if bad < len(part) else ""))
+        )
+        sheets.append(
+            f"<details{' open' if not first else ''}><summary>{first + 1:,} to {first + len(part):,}: {heading}"
+            f'</summary><div class="sheet">\n{figures}\n</div></details>'
         )
     bad = sum(not o.ok for o in outcomes)
-    summary = f"{len(outcomes)} slides, {len(outcomes) - bad} done, {bad} not. Outlined: tissue; boxes: tiles."
+    summary = (
+        f"{len(outcomes)} slides, {len(outcomes) - bad} done, {bad} not. Outlined: tissue; boxes: tiles. "
+        'All as a table: <a href="slides.csv">slides.csv</a>'
+    )
     path = report / "index.html"
-    page = _PAGE.format(title=html.escape(title), summary=summary, figures="\n".join(figures))
+    page = _PAGE.format(title=html.escape(title), summary=summary, sheets="\n".join(sheets))
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _figure(o: SlideOutcome, pictured: bool) -> str:
+    """One slide of the page."""
+    name, source = html.escape(o.slide_id), f"overlays/{quote(o.slide_id)}.jpg"
+    image = f'<a href="{source}"><img src="{source}" alt="overlay of {name}" loading="lazy"></a>'
+    image = image if pictured else "<p>no picture</p>"
+    counts = f"{o.tiles:,} tiles" + (f", {o.unreadable:,} unreadable" if o.unreadable else "")
+    why = "" if o.ok else f'<br><span class="why">{html.escape(o.state)}: {html.escape(o.reason)}</span>'
+    return (
+        f'<figure class="{"ok" if o.ok else "bad"}">{image}<figcaption><b>{name}</b> '
+        f"<small>{counts}</small>{why}</figcaption></figure>"
+    )

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
+from wsikit.extract.accounts import Accounts
 from wsikit.extract.devices import Agreement, agreements
 from wsikit.extract.failure import Failure, StoreWriteError
 from wsikit.extract.inputs import SlideEntry, collect_slides, in_part, with_annotations
-from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
-from wsikit.extract.pictures import write_page
+from wsikit.extract.outcome import SlideOutcome
 from wsikit.extract.pseudonyms import pseudonymise as hide
 from wsikit.extract.settings import EncoderSettings, RunSettings
 from wsikit.extract.stage import stage_settings, task_key
 from wsikit.extract.usage import Usage
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD
-from wsikit.store.format import Layout, shards_of
+from wsikit.store.format import Layout
 from wsikit.store.lease import Lease
-from wsikit.store.objects import read_record, write_atomic
+from wsikit.store.objects import write_atomic
 from wsikit.store.writer import begin_store
 
 if TYPE_CHECKING:
@@ -211,7 +211,8 @@ def extract_features(
     for one in asked:
         if ":" not in one.name:  # members of a family are looked up on a worker: that imports heavy packages
             encoder_card(one.name)
-    return _Run(settings, configuration, [e.absolute() for e in entries], max_unreadable, progress).go(crew, wait)
+    accounts = Accounts(settings.store, [e.slide_id for e in entries], max_unreadable, progress)
+    return _Run(settings, configuration, [e.absolute() for e in entries], accounts, progress).go(crew, wait)
 
 
 def _absolute(value: Any) -> Any:
@@ -267,25 +268,12 @@ _Task = tuple[str, int | None, tuple[str, ...]]
 
 
 @dataclass
-class _Account:
-    """A slide between its plan and its last shard."""
-
-    tiles: int
-    dropped: int
-    left: int
-    seconds: float
-    failure: Any = None
-
-
-@dataclass
 class _Run:
     settings: RunSettings
     configuration: dict[str, Any]
     entries: Sequence[SlideEntry]
-    max_unreadable: float
+    accounts: Accounts
     progress: Progress
-    accounts: dict[str, _Account] = field(default_factory=dict)
-    outcomes: dict[str, SlideOutcome] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
     said: set[str] = field(default_factory=set)
@@ -306,8 +294,8 @@ class _Run:
                 with crew_to_come as crew, _plugged(crew, self.settings, self.entries):
                     self._run_on(crew, lease)
             finally:
-                self._write_account(report)
-        outcomes = tuple(self.outcomes[e.slide_id] for e in self.entries)
+                self.accounts.write(report)
+        outcomes = tuple(self.accounts.outcomes[e.slide_id] for e in self.entries)
         waited, pace = self.usage.waited(), self.usage.tiles_per_s()
         return RunReport(root, self.keys, outcomes, report, waited, pace, agreements(root))
 
@@ -362,11 +350,11 @@ class _Run:
             elif result is None:
                 self._condemn(task)
             elif isinstance(result, tasks.Planned):
-                self._planned(result)
+                self.accounts.planned(result)
                 shards.extend((result.slide_id, shard, keys) for shard, keys in result.missing.items())
             else:
                 self.usage.add(result.worker, result.tiles, result.began, result.seconds, result.encoding)
-                self._encoded(result)
+                self.accounts.encoded(result)
         client.unsubscribe_topic(topic)
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -401,68 +389,11 @@ class _Run:
             "decoder crashes on this file; see the job's log and 'dmesg', and have a look at the file",
         )
         if shard is None:
-            self._planned(Planned(slide_id, failure=failure))
+            self.accounts.planned(Planned(slide_id, failure=failure))
         else:
-            self._encoded(Encoded(slide_id, shard, failure=failure))
-
-    def _planned(self, plan: Any) -> None:
-        if plan.failure is not None:
-            self.progress.planned(plan.slide_id, 0)
-            self._finish(plan.slide_id, _Account(0, 0, 0, plan.seconds, plan.failure))
-            return
-        account = _Account(plan.tiles, plan.dropped, len(plan.missing), plan.seconds)
-        self.accounts[plan.slide_id] = account
-        left = sum(len(keys) for keys in plan.missing.values())  # a tile counts once for each encoder
-        self.progress.planned(plan.slide_id, round(plan.tiles * left / max(1, shards_of(plan.tiles))))
-        if not plan.missing:
-            self._finish(plan.slide_id, account)
-
-    def _encoded(self, result: Any) -> None:
-        account = self.accounts[result.slide_id]
-        account.left -= 1
-        account.seconds += result.seconds
-        account.failure = account.failure or result.failure
-        if account.left == 0:
-            self._finish(result.slide_id, account)
-
-    def _finish(self, slide_id: str, account: _Account) -> None:
-        tiles, failure = account.tiles, account.failure
-        unreadable = 0 if failure else self._not_ok(slide_id, tiles)
-        state, reason, trace = DONE, "", ""
-        if failure:
-            state, reason, trace = failure.state, failure.reason, failure.traceback
-        elif unreadable > self.max_unreadable * tiles:
-            state = DAMAGED
-            reason = (
-                f"slide {slide_id}: {unreadable} of {tiles} tiles have no feature (status 1: not decoded, 2: not "
-                "finite); the others are in the store; copy the file again, or allow it with --max-unreadable"
-            )
-        outcome = SlideOutcome(slide_id, state, tiles, unreadable, account.dropped, account.seconds, reason, trace)
-        self.outcomes[slide_id] = outcome
-        remember(self.settings.store, outcome)
-        self.progress.finished(outcome)
-
-    def _not_ok(self, slide_id: str, tiles: int) -> int:
-        """Rows without a feature, of the encoder that has most of them."""
-        layout = Layout(self.settings.store)
-        counts = []
-        for key in self.keys:
-            records = (read_record(layout.shard_record(slide_id, key, s)) for s in range(shards_of(tiles)))
-            counts.append(sum(int(record["not_ok"]) for record in records if record is not None))
-        return max(counts)
+            self.accounts.encoded(Encoded(slide_id, shard, failure=failure))
 
     def _note_run(self) -> None:
         """What this run was asked for, so that ``wsikit status`` knows what remains."""
         note = {"keys": self.keys, "slides": sorted(e.slide_id for e in self.entries)}
         write_atomic(Layout(self.settings.store).private / "run.json", json.dumps(note).encode())
-
-    def _write_account(self, report: Path) -> None:
-        """Tables and page, of an interrupted run too: what it did not reach is "not-reached"."""
-        rest = [e.slide_id for e in self.entries if e.slide_id not in self.outcomes]
-        reason = "the run ended before this slide; the same command goes on"
-        everything = [*self.outcomes.values(), *(SlideOutcome(s, "not-reached", reason=reason) for s in rest)]
-        try:
-            write_tables(report, everything)
-            write_page(report, f"{self.settings.store.name}: {len(self.entries)} slides", everything)
-        except OSError as error:  # a full disk must not hide why the run ended
-            self.progress.say(f"the tables in {report} could not be written: {error}")

@@ -29,7 +29,7 @@ from wsikit.encoders.card import encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
 from wsikit.errors import ConfigError, WsikitError
 from wsikit.extract.devices import Newcomer
-from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
+from wsikit.extract.failure import Failure, StoreWriteError, failure_of, gone, writing
 from wsikit.extract.features import Built, EncoderFacts, encoded_again, write_features
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.open_slides import OpenSlides
@@ -47,6 +47,7 @@ from wsikit.store.writer import (
     add_features,
     features_attributes,
     missing_shards,
+    open_shards,
     planned,
     slide_attributes,
 )
@@ -56,12 +57,17 @@ _VERSIONS = ("wsikit", "torch", "numpy", "opencv-python-headless", "openslide-bi
 
 @dataclass(frozen=True)
 class Planned:
-    """A slide's plan: how many tiles, which shards are still to do (for which keys), or why there is none."""
+    """A slide's plan: how many tiles, which shards are still to do (for which keys), or why there is none.
+
+    Attributes:
+        not_ok: Tiles without a feature in the shards that are done, by key.
+    """
 
     slide_id: str
     tiles: int = 0
     dropped: int = 0
     missing: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    not_ok: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
 
@@ -75,6 +81,7 @@ class Encoded:
         began: When, seconds since the epoch by that machine's clock; with
         seconds: how long it took, of which
         encoding: seconds went to the encoders, and the rest to waiting for tiles or for another shard's turn.
+        not_ok: Tiles without a feature, by key.
     """
 
     slide_id: str
@@ -84,6 +91,7 @@ class Encoded:
     began: float = 0.0
     seconds: float = 0.0
     encoding: float = 0.0
+    not_ok: Mapping[str, int] = field(default_factory=dict)
     failure: Failure | None = None
 
 
@@ -263,6 +271,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
             attributes = plan(root, entry, plugin.settings)
         label_tiles(root, entry, plugin.settings, attributes)
         missing: dict[int, tuple[str, ...]] = {}
+        not_ok: dict[str, int] = {}
         layout = fmt.Layout(root)
         sweep_partials(layout.done(slide_id))
         measures = QUALITY_NAMES if plugin.settings.quality else ()
@@ -273,12 +282,14 @@ def plan_slide(store: str, slide_id: str) -> Planned:
             with writing(root):
                 sweep_partials(layout.features(slide_id, key))
                 add_features(root, slide_id, key, dim=one.facts.dim, attributes=features, quality_names=measures)
-            for shard in missing_shards(root, slide_id, key):
+            shards, not_ok[key] = open_shards(root, slide_id, key)
+            for shard in shards:
                 missing[shard] = (*missing.get(shard, ()), key)
         counts, seconds = attributes["counts"], time.perf_counter() - began
-        return Planned(slide_id, counts["kept"], counts["edge_tissue"], dict(sorted(missing.items())), seconds=seconds)
+        ordered = dict(sorted(missing.items()))
+        return Planned(slide_id, counts["kept"], counts["edge_tissue"], ordered, not_ok, seconds)
     except Exception as error:  # whatever is wrong with one slide must not end the others
-        failure = failure_of(error, entry)
+        failure = failure_of(gone(root) or error, entry)
         if report is not None and not failure.fatal and not picture_path(report, slide_id).exists():
             with contextlib.suppress(Exception):  # the picture of a failure may fail too; its reason is kept
                 picture_refused(report, entry, failure.state, failure.reason)
@@ -292,10 +303,10 @@ def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -
     if plugin.trouble is not None:
         return Encoded(slide_id, shard, failure=plugin.trouble)
     try:
-        tiles, encoding = write_features(root, plugin, slide_id, shard, keys)
-        return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding)
+        tiles, encoding, not_ok = write_features(root, plugin, slide_id, shard, keys)
+        return Encoded(slide_id, shard, tiles, worker, clock, time.perf_counter() - began, encoding, not_ok)
     except Exception as error:  # as above
-        failure = failure_of(error, plugin.entries[slide_id])
+        failure = failure_of(gone(root) or error, plugin.entries[slide_id])
         return Encoded(slide_id, shard, 0, worker, clock, time.perf_counter() - began, failure=failure)
 
 

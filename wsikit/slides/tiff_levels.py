@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import Pixels
+from wsikit.slides.codestream import refuse_damaged_codestream
 
 RUN_BYTES, RUN_GAP_BYTES = 128 << 10, 4 << 10
 """Cells are read together up to so many bytes, over gaps of no more than so many: fewer waits for a disk."""
@@ -223,6 +224,7 @@ class CellDecoder:
 def _decode_jpeg2000(data: bytes, out: Pixels, *, ycbcr: bool) -> tuple[int, ...]:
     import imagecodecs
 
+    refuse_damaged_codestream(data)
     try:
         pixels = imagecodecs.jpeg2k_decode(data)
     except RuntimeError as error:  # imagecodecs' own kinds

@@ -155,17 +155,39 @@ def segment_tissue(
     """
     segmenter: Segmenter = SEGMENTERS[method].build(**segmenter_options(method, options))
     overview = read_overview(slide, mpp=working_mpp(method, segmenter, mpp))
-    refuse_dark(slide, overview.rgb)
+    rgb = filled_from_nearest(overview.rgb, overview.readable)
+    refuse_dark(slide, rgb)
     downsample = overview.downsample
     reached = slide.mpp.mean * float(np.sqrt(downsample[0] * downsample[1]))
-    mask = np.asarray(segmenter.segment(overview.rgb, reached), np.bool_)
-    if mask.shape != overview.rgb.shape[:2]:
-        raise ValueError(
-            f"tissue segmenter {method!r}: mask of shape {mask.shape} for an overview of {overview.rgb.shape[:2]}"
-        )
+    mask = np.asarray(segmenter.segment(rgb, reached), np.bool_)
+    if mask.shape != rgb.shape[:2]:
+        raise ValueError(f"tissue segmenter {method!r}: mask of shape {mask.shape} for an overview of {rgb.shape[:2]}")
     unreadable = ~overview.readable
     recorded = recorded_parameters(method, options, mpp=mpp)
     return TissueMask(mask | unreadable, downsample, reached, method, recorded, int(unreadable.sum()))
+
+
+def filled_from_nearest(rgb: Pixels, readable: Mask) -> Pixels:
+    """An overview whose unreadable pixels have the colour of the nearest readable one.
+
+    A grey block would be a thing of its own to a segmenter (ink, an edge, another level of the glass), and cost
+    tissue beside it that can be read.
+
+    Args:
+        rgb: (h, w, 3) uint8.
+        readable: (h, w) bool.
+    """
+    import cv2
+
+    if readable.all() or not readable.any():
+        return rgb
+    _, labels = cv2.distanceTransformWithLabels(
+        (~readable).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )  # (h, w), for each pixel the number of the readable one that is nearest
+    nearest_of = np.zeros(int(labels.max()) + 1, np.int64)
+    nearest_of[labels[readable]] = np.flatnonzero(readable)
+    filled: Pixels = rgb.reshape(-1, 3)[nearest_of[labels]]  # (h, w, 3)
+    return filled
 
 
 def refuse_dark(slide: Slide, rgb: Pixels) -> None:

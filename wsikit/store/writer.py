@@ -336,11 +336,18 @@ def write_shard(
 
 def missing_shards(root: Path, slide_id: str, key: str) -> list[int]:
     """Shards of a planned slide without a done record for these coords, or with an object gone or cut short."""
+    return open_shards(root, slide_id, key)[0]
+
+
+def open_shards(root: Path, slide_id: str, key: str) -> tuple[list[int], int]:
+    """The missing shards, and how many rows of the others have no feature."""
     layout = fmt.Layout(root)
     rows, plan = read_plan(root, slide_id)
-    missing = []
+    missing, not_ok = [], 0
     for shard in range(fmt.shards_of(rows)):
         record = read_record(layout.shard_record(slide_id, key, shard))
         if record is None or record.get("plan") != plan or not is_whole(root, record):
             missing.append(shard)
-    return missing
+        else:
+            not_ok += int(record["not_ok"])
+    return missing, not_ok
