@@ -7,14 +7,14 @@ import errno
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from wsikit.errors import WsikitError
+from wsikit.errors import StoreAccessError, WsikitError
 from wsikit.extract.inputs import SlideEntry
+from wsikit.store.places import StorePath
 
 
 class StoreWriteError(WsikitError, OSError):
-    """The store cannot be written: full disk, no permission, unplugged mount. It ends the run."""
+    """The store cannot be written: full disk, no permission, unplugged mount, server gone. It ends the run."""
 
     state = "store-error"
 
@@ -42,7 +42,7 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
     Of a slide with a pseudonym no message is kept at all, which may quote the file: only what kind of error it
     was, and where in the code.
     """
-    fatal = isinstance(error, StoreWriteError)
+    fatal = isinstance(error, (StoreWriteError, StoreAccessError))
     if entry.secret is not None and not fatal:
         kind = (type(error).__doc__ or "").strip().partition("\n")[0] if isinstance(error, WsikitError) else ""
         state = error.state if isinstance(error, WsikitError) else "failed"
@@ -63,7 +63,7 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
 
 
 @contextlib.contextmanager
-def writing(root: Path) -> Iterator[None]:
+def writing(root: StorePath) -> Iterator[None]:
     """Turn the system's refusal to write to the store into an error that ends the run, not one slide."""
     try:
         yield

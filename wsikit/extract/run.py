@@ -27,6 +27,7 @@ from wsikit.slides.tissue_mask import DEFAULT_METHOD
 from wsikit.store.format import Layout, shards_of
 from wsikit.store.lease import Lease
 from wsikit.store.objects import read_record, write_atomic
+from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.writer import begin_store
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class RunReport:
         waited: Share of the workers' time, while they were at tiles, in which the encoder had none to encode.
     """
 
-    store: Path
+    store: StorePath
     keys: tuple[str, ...]
     outcomes: tuple[SlideOutcome, ...]
     report: Path
@@ -79,7 +80,7 @@ class RunReport:
 def extract_features(
     slides: Iterable[str | PathLike[str]] | str | PathLike[str],
     *,
-    out: str | PathLike[str],
+    out: str | PathLike[str] | ObjectPath,
     encoder: str | EncoderSettings | Sequence[str | EncoderSettings] = "texture",
     spec: TilingSpec | None = None,
     tissue: str = DEFAULT_METHOD,
@@ -109,7 +110,8 @@ def extract_features(
 
     Args:
         slides: Slide files and folders.
-        out: The store, new or begun earlier with the same settings.
+        out: The store, new or begun earlier with the same settings: a folder, or a place in a bucket
+            (``"s3://bucket/cohort.zarr"``).
         encoder: Name, or name and how it is run; several to read the tiles once for all of them.
         spec: How slides are tiled.
         tissue: Tissue segmenter.
@@ -136,7 +138,8 @@ def extract_features(
         progress: Told what happens.
 
     Returns:
-        What became of each slide; also written beside the store, as ``<out>.report``.
+        What became of each slide; also written beside the store, as ``<out>.report``; of a store in a
+        bucket, to the current folder.
 
     Raises:
         ConfigError: Nothing to do, or settings or a manifest that cannot be used.
@@ -157,7 +160,7 @@ def extract_features(
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
     if annotations is not None:
         entries = with_annotations(entries, annotations)
-    root = Path(out)
+    root = place_of(out)
     if part is not None:
         root, entries = part_store(root, part), in_part(entries, part, key=pseudonymise)
     if workers is not None and workers < 1:
@@ -210,14 +213,18 @@ def _encoders(given: Iterable[str | EncoderSettings]) -> tuple[EncoderSettings, 
     return found
 
 
-def part_store(out: Path, part: tuple[int, int]) -> Path:
+def part_store(out: StorePath, part: tuple[int, int]) -> StorePath:
     """Where one part goes: ``cohort.zarr`` -> ``cohort-part-3-of-8.zarr``."""
     return out.with_name(f"{out.name.removesuffix('.zarr')}-part-{part[0]}-of-{part[1]}.zarr")
 
 
-def report_folder(store: Path) -> Path:
-    """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``."""
-    return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
+def report_folder(store: StorePath) -> Path:
+    """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``.
+
+    Of a store in a bucket they go to the current folder, where a browser opens them.
+    """
+    name = (store.stem if store.suffix == ".zarr" else store.name) + ".report"
+    return Path(name) if isinstance(store, ObjectPath) else store.with_name(name)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from wsikit import __version__
 from wsikit.encoders.card import Encoder, encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
-from wsikit.errors import ConfigError, WsikitError
+from wsikit.errors import ConfigError, StoreAccessError, WsikitError
 from wsikit.extract.failure import Failure, StoreWriteError, failure_of, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.pictures import picture_path, picture_refused
@@ -42,6 +41,7 @@ from wsikit.slides.stain_norm import normalise_stain
 from wsikit.slides.tiling import read_tiles
 from wsikit.store import format as fmt
 from wsikit.store.objects import sweep_partials
+from wsikit.store.places import StorePath, place_of
 from wsikit.store.writer import (
     add_features,
     features_attributes,
@@ -158,10 +158,14 @@ class ExtractPlugin(WorkerPlugin):
         if self.version != __version__:
             reason = other_version(where, __version__, self.version)
             return Failure(ConfigError.state, reason, fatal=True)
-        needed = [fmt.Layout(self.settings.store).private, self.settings.report]
+        needed: list[StorePath | None] = [fmt.Layout(self.settings.store).private, self.settings.report]
         needed += [entry.path.parent for entry in self.entries.values()][:1]  # of 10,000 folders one tells enough
-        for path in filter(None, needed if self.shared else []):
-            if not path.is_dir():
+        for path in needed if self.shared else []:
+            try:
+                there = path is None or path.is_dir()
+            except StoreAccessError as error:
+                return Failure(StoreWriteError.state, f"{where}: {error}", fatal=True)
+            if not there:
                 return Failure(
                     StoreWriteError.state,
                     f"{where}: no folder {path} there; store, report and slides must be under the same path on every "
@@ -224,7 +228,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
     A slide that is planned already is only compared with its file. Returns the shards to do.
     """
     began = time.perf_counter()
-    plugin, root = _plugin(store), Path(store)
+    plugin, root = _plugin(store), place_of(store)
     if plugin.trouble is not None:
         return Planned(slide_id, failure=plugin.trouble)
     entry, report = plugin.entries[slide_id], plugin.settings.report
@@ -262,7 +266,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
 def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -> Encoded:
     """Task: read the tiles of one shard once, encode them in fixed batches by each encoder, write the rows."""
     clock, began = time.time(), time.perf_counter()
-    plugin, root, worker = _plugin(store), Path(store), str(get_worker().name)
+    plugin, root, worker = _plugin(store), place_of(store), str(get_worker().name)
     if plugin.trouble is not None:
         return Encoded(slide_id, shard, failure=plugin.trouble)
     try:
@@ -276,7 +280,7 @@ def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -
 class _Output:
     """Features of one shard by one encoder, as they come."""
 
-    def __init__(self, plugin: ExtractPlugin, root: Path, slide_id: str, key: str, rows: int) -> None:
+    def __init__(self, plugin: ExtractPlugin, root: StorePath, slide_id: str, key: str, rows: int) -> None:
         self._plugin, self._built, self.key = plugin, plugin.encoders[key], key
         self._stain = features_attributes(root, slide_id, key).get("stain")
         self.values = np.full((rows, self._built.facts.dim), np.nan, np.float16)
@@ -301,7 +305,7 @@ class _Output:
         self.status[batch.rows] = np.where((batch.status == fmt.OK) & bad, fmt.NOT_FINITE, batch.status)
         return seconds
 
-    def write(self, root: Path, slide_id: str, shard: int, quality: npt.NDArray[np.float32]) -> None:
+    def write(self, root: StorePath, slide_id: str, shard: int, quality: npt.NDArray[np.float32]) -> None:
         made_with = self._built.facts.attributes["made_with"]
         write_shard(
             root, slide_id, self.key, shard, values=self.values, status=self.status, quality=quality,
@@ -309,7 +313,9 @@ class _Output:
         )  # fmt: skip
 
 
-def _encode(root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]) -> tuple[int, float]:
+def _encode(
+    root: StorePath, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]
+) -> tuple[int, float]:
     """Number of tiles, and the seconds of the encoders alone."""
     settings, entry, attributes = plugin.settings, plugin.entries[slide_id], slide_attributes(root, slide_id)
     coords = read_coords(root, slide_id)
