@@ -156,7 +156,7 @@ def write_labels(
     record.unlink(missing_ok=True)  # first: without a record there are no labels
     remove_tree(folder)
     names = sorted(labels)
-    array = zarr.open_group(zarr_place(layout.slide(slide_id)), mode="r+").create_array(
+    array = zarr.open_group(zarr_place(layout.slide(slide_id)), mode="r+", zarr_format=3, use_consolidated=False).create_array(
         "labels",
         attributes={"names": names, **source},
         **fmt.array_options((rows, max(len(names), 1)), "float32", rows=max(rows, 1)),
@@ -300,7 +300,7 @@ def write_shard(
 
     layout = fmt.Layout(root)
     folder = layout.features(slide_id, key)
-    group = zarr.open_group(zarr_place(folder), mode="r+")
+    group = zarr.open_group(zarr_place(folder), mode="r+", zarr_format=3, use_consolidated=False)
     values_array, status_array = group["values"], group["status"]
     assert isinstance(values_array, zarr.Array)
     assert isinstance(status_array, zarr.Array)
