@@ -295,7 +295,7 @@ def explain(error: Exception, path: ObjectPath, *, writing: bool = False) -> NoR
     if isinstance(error, (AlreadyExistsError, StoreAccessError)) or not isinstance(error, (BaseError, OSError)):
         raise error
     if "NoSuchBucket" in str(error) or (writing and isinstance(error, FileNotFoundError)):
-        raise StoreAccessError(f"{path}: there is no bucket {path.bucket}; create it first") from error
+        raise StoreAccessError(f"{path}: there is no bucket {path.bucket}; create it, or mend the name") from error
     if isinstance(error, FileNotFoundError):
         raise FileNotFoundError(f"{path}: no such object") from error
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or "403 Forbidden" in str(error):

@@ -46,7 +46,8 @@ def read_rows(array: StorePath, rows: Sequence[int] | None = None) -> npt.NDArra
         here = np.flatnonzero(wanted // shard_rows == shard)
         inside = wanted[here] - shard * shard_rows
         chunks, path = np.unique(inside // chunk_rows), array / f"c.{shard}.0"
-        blocks = _blocks(path, chunks.tolist(), shard_rows // chunk_rows, chunk_rows * dim * 2)
+        whole = 2 * len(chunks) * chunk_rows > min(shard_rows, total - shard * shard_rows)
+        blocks = _blocks(path, chunks.tolist(), shard_rows // chunk_rows, chunk_rows * dim * 2, whole)
         for chunk, block in zip(chunks, blocks, strict=True):
             block = block.view("<f2").reshape(chunk_rows, dim)
             of_chunk = inside // chunk_rows == chunk
@@ -59,11 +60,13 @@ def read_rows(array: StorePath, rows: Sequence[int] | None = None) -> npt.NDArra
     return out
 
 
-def _blocks(path: StorePath, wanted: Sequence[int], chunks: int, chunk_bytes: int) -> list[npt.NDArray[np.uint8]]:
-    """Bytes of some chunks of a shard of ``chunks`` chunks."""
+def _blocks(
+    path: StorePath, wanted: Sequence[int], chunks: int, chunk_bytes: int, whole: bool
+) -> list[npt.NDArray[np.uint8]]:
+    """Bytes of some chunks of a shard of ``chunks`` chunks; ``whole`` if most of the shard is wanted."""
     size = chunks * 16 + _CRC_BYTES
-    # All of a shard in a bucket is one request; some of it is its index, and then the chunks.
-    part = isinstance(path, ObjectPath) and 2 * len(wanted) <= chunks
+    # From a bucket a whole shard comes with one request; a part of it with one for its index and one for its chunks.
+    part = isinstance(path, ObjectPath) and not whole
     blob = _end(path, size) if part and isinstance(path, ObjectPath) else _all(path)
     if len(blob) < size:
         raise StoreError(f"{path}: {len(blob)} bytes are too few for a shard; run 'wsikit verify'")

@@ -156,7 +156,9 @@ def write_labels(
     record.unlink(missing_ok=True)  # first: without a record there are no labels
     remove_tree(folder)
     names = sorted(labels)
-    array = zarr.open_group(zarr_place(layout.slide(slide_id)), mode="r+", zarr_format=3, use_consolidated=False).create_array(
+    array = zarr.open_group(
+        zarr_place(layout.slide(slide_id)), mode="r+", zarr_format=3, use_consolidated=False
+    ).create_array(
         "labels",
         attributes={"names": names, **source},
         **fmt.array_options((rows, max(len(names), 1)), "float32", rows=max(rows, 1)),
