@@ -1,6 +1,17 @@
 """Fixtures of the whole suite, and what makes every run of it the same."""
 
+import contextlib
 import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +67,122 @@ def two_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rgb[tissue] = np.clip(np.array([205, 130, 175]) + grain, 0, 255).astype(np.uint8)
         write_svs(folder / f"{name}.svs", rgb, mpp=0.5, levels=(1, 4))
     return folder
+
+
+class S3Server:
+    """moto's S3 server, and a door in front of it that counts, and can be shut.
+
+    Attributes:
+        url: The door.
+        requests: (method, path) of every request.
+        bytes_sent: What the server answered, heads included.
+        denied: Methods that are answered with "no permission".
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self.requests: list[tuple[str, str]] = []
+        self.bytes_sent = 0
+        self.denied: tuple[str, ...] = ()
+        self._pipes: set[socket.socket] = set()
+        self._door: socket.socket | None = None
+        self._port = 0
+        self.open()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def open(self) -> None:
+        """Let requests in."""
+        self._door = socket.create_server(("127.0.0.1", self._port), backlog=64)
+        self._port = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, args=[self._door], daemon=True).start()
+
+    def shut(self) -> None:
+        """As if the server were gone: connections break, new ones are refused."""
+        assert self._door is not None
+        for each in [self._door, *self._pipes]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self, door: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = door.accept()[0]
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+                self._pipes |= {client, server}
+                threading.Thread(target=self._pipe, args=[client, server, True], daemon=True).start()
+                threading.Thread(target=self._pipe, args=[server, client, False], daemon=True).start()
+
+    def _pipe(self, source: socket.socket, target: socket.socket, asking: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if asking:
+                    found = re.match(rb"(GET|PUT|HEAD|POST|DELETE) (\S+) HTTP/1.1\r\n", data)
+                    if found:
+                        self.requests.append((found[1].decode(), found[2].decode()))
+                    if found and found[1].decode() in self.denied:
+                        body = b"<Error><Code>AccessDenied</Code></Error>"
+                        head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                        source.sendall(head.encode() + body)
+                        break
+                else:
+                    self.bytes_sent += len(data)
+                target.sendall(data)
+        for each in (source, target):
+            self._pipes.discard(each)
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server on this machine; its package has a venv of its own, because it needs an older dateutil."""
+    found = shutil.which("moto_server", path=os.pathsep.join([
+        os.environ.get("WSIKIT_MOTO", ""), str(Path(sys.prefix) / "s3" / ("Scripts" if os.name == "nt" else "bin")),
+    ]))  # fmt: skip
+    if found is None:
+        pytest.skip("no moto_server; 'make setup' installs it, or name its folder in WSIKIT_MOTO")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([found, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/").close()
+                break
+            except urllib.error.URLError:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise
+                time.sleep(0.1)
+        server = S3Server(port)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", server.url)
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                patch.setenv(name, "wsikit")
+            patch.setenv("AWS_REGION", "us-east-1")
+            yield server
+        server.shut()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def new_bucket(server: S3Server) -> str:
+    """An empty bucket of its own, as a URL."""
+    name = f"b{uuid.uuid4().hex[:12]}"
+    urllib.request.urlopen(urllib.request.Request(f"{server.url}/{name}", method="PUT")).close()
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """An empty bucket of this test alone."""
+    return new_bucket(s3_server)
+
+
+@pytest.fixture(scope="module")
+def shared_bucket(s3_server: S3Server) -> str:
+    """A bucket of all tests of a file."""
+    return new_bucket(s3_server)

@@ -94,6 +94,12 @@ class StoreError(WsikitError, ValueError):
     state = "store-error"
 
 
+class StoreAccessError(WsikitError, OSError):
+    """A store in a bucket cannot be reached: no such bucket, no permission, or the server does not answer."""
+
+    state = "store-error"
+
+
 class StoreLockedError(WsikitError, RuntimeError):
     """Another run holds the store."""
 

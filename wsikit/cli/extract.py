@@ -17,6 +17,8 @@ wsikit extract slides/ --out cohort.zarr --encoder texture --encoder colour
 
 wsikit extract slides/ --out cohort.zarr --cluster slurm.yaml
 
+wsikit extract slides/ --out s3://bucket/cohort.zarr
+
 wsikit extract --manifest slides.csv --out cohort.zarr --encoder timm:vit_small_patch16_224 --weights vit.safetensors
 
 Exit code: 0 all slides done, 1 some are not (see the table), 2 the run could not be made.
@@ -28,7 +30,9 @@ _CLUSTER = "Cluster"
 
 def command(
     slides: Annotated[list[Path] | None, typer.Argument(help="Slide files, and folders to search for them.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The feature store: new, or one to go on with.")] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="The feature store: new, or one to go on with; or s3://BUCKET/NAME.")
+    ] = ...,  # type: ignore[assignment]
     encoder: Annotated[
         list[str] | None,
         typer.Option(help="Tile encoder; can be repeated: tiles are read once. Default: texture."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ wsikit inspect cohort.zarr a-slide --row 17"""
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="The feature store.")],
+    store: Annotated[str, typer.Argument(help="The feature store: a folder, or s3://BUCKET/NAME.")],
     slide: Annotated[str | None, typer.Argument(help="One slide of it.")] = None,
     row: Annotated[int | None, typer.Option(help="One row of the slide, from 0: the tile it stands for.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
@@ -42,17 +41,18 @@ def command(
             return
         lines = _row_lines(described)
     elif slide is None:
-        facts = {**opened.attributes, "slides": opened.slide_ids}
+        names = opened.slide_ids
+        facts = {**opened.attributes, "slides": names}
         if json_:
             print_json(facts)
             return
         tiling, tissue = opened.configuration["tiling"], opened.configuration["tissue"]
         lines = [
-            f"{store}: wsikit feature store, version {facts['encoding-version']}, {len(opened.slide_ids)} slides",
+            f"{store}: wsikit feature store, version {facts['encoding-version']}, {len(names)} slides",
             f"tiles     {tiling['tile_px']} px at {tiling['target_mpp']} um per pixel, every {tiling['stride_px']} px, "
             f"with at least {tiling['min_tissue']:g} of their area on tissue",
             f"tissue    {tissue['method']}",
-            *(f"slide     {name}: {', '.join(opened.keys(name)) or 'no features'}" for name in opened.slide_ids),
+            *(f"slide     {name}: {', '.join(opened.keys(name)) or 'no features'}" for name in names),
         ]
     else:
         facts = {**opened.slide(slide), "features": {k: opened.encoder(slide, k) for k in opened.keys(slide)}}

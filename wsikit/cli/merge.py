@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-EXAMPLES = """Example:
+EXAMPLES = """Examples:
 
-wsikit merge cohort.zarr part-*.zarr"""
+wsikit merge cohort.zarr part-*.zarr
+
+wsikit merge s3://bucket/cohort.zarr cohort.zarr"""
 
 
 def command(
-    out: Annotated[Path, typer.Argument(help="The store to copy into, new or of equal configuration.")],
-    stores: Annotated[list[Path], typer.Argument(help="The stores to copy from; they are not changed.")],
+    out: Annotated[
+        str,
+        typer.Argument(help="The store to copy into, new or of equal configuration; a folder, or s3://BUCKET/NAME."),
+    ],
+    stores: Annotated[list[str], typer.Argument(help="The stores to copy from; they are not changed.")],
 ) -> None:
     """Copy the finished parts of stores into one, comparing hashes on the way."""
     from wsikit.cli._show import stderr_console, stdout_console

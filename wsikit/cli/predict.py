@@ -17,7 +17,7 @@ Exit code: 0 all predicted, 1 some slides could not be, 2 none or nothing fits."
 
 
 def command(
-    target: Annotated[Path, typer.Argument(help="A slide, a folder of slides, or a feature store.")],
+    target: Annotated[str, typer.Argument(help="A slide, a folder of slides, or a feature store.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="A model bundle, or a folder of them (their mean).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("prediction"),
     patients: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ wsikit remove cohort.zarr slide-17 slide-18 --yes"""
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="The feature store.")],
+    store: Annotated[str, typer.Argument(help="The feature store: a folder, or s3://BUCKET/NAME.")],
     slides: Annotated[list[str], typer.Argument(help="Slide ids.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ Exit code: 0 everything done, 1 something failed or remains."""
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="The feature store.")],
+    store: Annotated[str, typer.Argument(help="The feature store: a folder, or s3://BUCKET/NAME.")],
     all_: Annotated[bool, typer.Option("--all", help="Show slides that are done, too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again until no run is at it.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks with --watch.", min=0.2)] = 5.0,

@@ -17,7 +17,7 @@ Exit code: 0 all well, 1 something is wrong."""
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="The feature store.")],
+    store: Annotated[str, typer.Argument(help="The feature store: a folder, or s3://BUCKET/NAME.")],
     slide: Annotated[list[str] | None, typer.Option(help="Only this slide; can be repeated.")] = None,
     re_extract: Annotated[int, typer.Option(help="Read and encode so many random tiles of each slide again.")] = 0,
     slides: Annotated[list[Path] | None, typer.Option(help="Where the slides are, for --re-extract.")] = None,
@@ -57,7 +57,7 @@ def command(
         if pseudonymise is not None:
             if not pseudonymise.exists():  # one made now would fit no store
                 raise ConfigError(f"no such key file: {pseudonymise}")
-            entries, _ = hide(entries, pseudonymise, outside=[store])
+            entries, _ = hide(entries, pseudonymise, outside=[opened.path])
         entries = [e for e in entries if e.slide_id in names]
         asked = EncoderSettings(encoder, weights, precision, stain=stain_norm)
         findings += again(opened, entries, asked, tiles=re_extract)

@@ -16,10 +16,15 @@ from wsikit.cohort.endpoints import Endpoint, Target
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
+from wsikit.store.places import ObjectPath, StorePath
 from wsikit.store.reader import FeatureStore, open_store
 
 SLIDE, PATIENT = "slide_id", "patient_id"
 _LIKE_PATIENT = ("patient", "patientid", "case", "caseid", "subject", "subjectid", "submitterid", "bcrpatientbarcode")
+
+
+_Given = str | PathLike[str] | ObjectPath | FeatureStore
+"""What stands for a store."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def load_cohort(
     table: str | PathLike[str],
     *,
     endpoint: Endpoint,
-    stores: str | PathLike[str] | FeatureStore | Sequence[str | PathLike[str] | FeatureStore],
+    stores: _Given | Sequence[_Given],
     encoder: str = "texture",
     missing_slides: str = "refuse",
 ) -> Cohort:
@@ -223,9 +228,9 @@ def _check_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> N
 
 
 def _open(
-    stores: str | PathLike[str] | FeatureStore | Sequence[str | PathLike[str] | FeatureStore],
+    stores: _Given | Sequence[_Given],
 ) -> list[FeatureStore]:
-    given = [stores] if isinstance(stores, str | PathLike | FeatureStore) else list(stores)
+    given = [stores] if isinstance(stores, str | PathLike | ObjectPath | FeatureStore) else list(stores)
     if not given:
         raise ConfigError("no store: name one, as 'wsikit extract' wrote it")
     return [s if isinstance(s, FeatureStore) else open_store(s) for s in given]
@@ -246,7 +251,7 @@ def _owners(stores: Sequence[FeatureStore]) -> dict[str, FeatureStore]:
 def _one_key(stores: Sequence[FeatureStore], encoder: str) -> str:
     """The features' key, which has to be the same everywhere: other weights are other features."""
     example: dict[str, tuple[FeatureStore, str]] = {}  # of each key, one slide that has it: cards are read once
-    hashes: dict[str, Path] = {}
+    hashes: dict[str, StorePath] = {}
     for store in stores:
         hashes[store.attributes["configuration-hash"]] = store.path
         for slide_id in store.slide_ids:

@@ -23,6 +23,7 @@ from wsikit.extract.run import Progress, RunReport, extract_features
 from wsikit.extract.settings import EncoderSettings
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import SEGMENTERS
+from wsikit.store.places import ObjectPath, place_of
 from wsikit.store.reader import FeatureStore, open_store
 from wsikit.training.bundle import Bundle, load_bundle
 from wsikit.training.fit import predict
@@ -71,7 +72,7 @@ class PredictionReport:
 
 
 def predict_slides(
-    target: str | PathLike[str],
+    target: str | PathLike[str] | ObjectPath,
     models: str | PathLike[str],
     *,
     out: str | PathLike[str],
@@ -88,7 +89,7 @@ def predict_slides(
     and refused where its tiles or its encoder are others than the models'.
 
     Args:
-        target: Slide file, folder of slides, or store.
+        target: Slide file, folder of slides, or store (which may lie in a bucket, ``s3://bucket/cohort.zarr``).
         models: A bundle, or a folder of bundles as ``wsikit crossval`` leaves in ``models/``.
         out: Folder for ``predictions.csv`` and new features.
         patients: CSV with slide_id and patient_id, to predict patients with several slides; default:
@@ -104,11 +105,11 @@ def predict_slides(
     """
     bundles = _load(Path(models))
     first = bundles[0]
-    out, target = Path(out), Path(target)
+    out, target = Path(out), place_of(target)
     out.mkdir(parents=True, exist_ok=True)
     run: RunReport | None = None
     paths: dict[str, Path] = {}
-    if (target / "zarr.json").is_file():
+    if isinstance(target, ObjectPath) or (target / "zarr.json").is_file():
         store = open_store(target)
     else:
         if not target.exists():

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
+from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
 
 
@@ -54,7 +55,7 @@ class Experiment(Strict):
 
     Attributes:
         cohort: The table.
-        stores: One or several.
+        stores: One or several: folders, or places in a bucket (``s3://bucket/cohort.zarr``).
         encoder: Features that the model sees.
         endpoint: ``kind`` class, survival or continuous, and the columns; see ``wsikit.cohort.endpoints``.
         missing_slides: Slides of the table that no store has: ``refuse`` or ``exclude``.
@@ -67,7 +68,7 @@ class Experiment(Strict):
     """
 
     cohort: Path
-    stores: tuple[Path, ...]
+    stores: tuple[StorePath, ...]
     encoder: str = "texture"
     endpoint: dict[str, Any]
     missing_slides: Literal["refuse", "exclude"] = "refuse"
@@ -81,11 +82,12 @@ class Experiment(Strict):
     @field_validator("stores", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str | Path) else value
+        given = [value] if isinstance(value, str | Path | ObjectPath) else value
+        return tuple(place_of(one) if isinstance(one, str) else one for one in given)
 
 
 def load_experiment(path: str | PathLike[str], *, out: Path | None = None) -> Experiment:
-    """Read a YAML file. Paths in it are relative to the file.
+    """Read a YAML file. Paths in it, but not URLs, are relative to the file.
 
     Raises:
         ConfigError: No file, bad YAML, an unknown setting (with the nearest known one), a value out of range.
@@ -105,7 +107,7 @@ def load_experiment(path: str | PathLike[str], *, out: Path | None = None) -> Ex
     here = path.parent
     placed = {
         "cohort": here / experiment.cohort,
-        "stores": tuple(here / s for s in experiment.stores),
+        "stores": tuple(here / s if isinstance(s, Path) else s for s in experiment.stores),
         "out": out or here / experiment.out,
         "name": experiment.name or path.stem,
     }

@@ -12,6 +12,7 @@ from wsikit.extract.failure import Failure
 from wsikit.extract.outcome import DAMAGED, DONE, SlideOutcome, remember, write_tables
 from wsikit.extract.pictures import write_page
 from wsikit.store.format import shards_of
+from wsikit.store.places import StorePath
 
 if TYPE_CHECKING:
     from wsikit.extract.run import Progress
@@ -43,7 +44,7 @@ class Accounts:
         outcomes: By slide id, of the slides to which nothing more will happen.
     """
 
-    def __init__(self, store: Path, slide_ids: Sequence[str], max_unreadable: float, progress: Progress) -> None:
+    def __init__(self, store: StorePath, slide_ids: Sequence[str], max_unreadable: float, progress: Progress) -> None:
         self._store, self._slide_ids = store, slide_ids
         self._max_unreadable, self._progress = max_unreadable, progress
         self._open: dict[str, _Account] = {}

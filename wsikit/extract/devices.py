@@ -11,7 +11,6 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from wsikit.extract.failure import MixedDevicesError, writing
 from wsikit.extract.inputs import SlideEntry
 from wsikit.extract.reextract import LEAST_COSINE, tiles_again
 from wsikit.store import format as fmt
-from wsikit.store.objects import is_whole, read_record, write_atomic
+from wsikit.store.objects import attributes_of, files_below, is_whole, read_array, read_record, write_atomic
+from wsikit.store.places import StorePath
 from wsikit.store.shard import read_rows
 from wsikit.store.writer import read_plan, slide_attributes
 
@@ -64,10 +64,13 @@ class Agreement:
         )
 
 
-def agreements(root: Path) -> tuple[Agreement, ...]:
+def agreements(root: StorePath) -> tuple[Agreement, ...]:
     """All that a store has on record."""
-    paths = sorted((fmt.Layout(root).private / "devices").glob("*/*.json"))
-    found = [fields for path in paths for fields in _read(path).get("agreements", {}).values()]
+    found = [
+        fields
+        for path in _json_below(fmt.Layout(root).private / "devices")
+        for fields in _read(path).get("agreements", {}).values()
+    ]
     return tuple(Agreement(**fields) for fields in found)
 
 
@@ -84,7 +87,7 @@ class Newcomer:
         encode: Encodes as the run will.
     """
 
-    root: Path
+    root: StorePath
     key: str
     made_with: Mapping[str, Any]
     run: str
@@ -151,7 +154,7 @@ class Newcomer:
     def _device(self) -> str:
         return str(self.made_with["device"])
 
-    def _path(self, device: str) -> Path:
+    def _path(self, device: str) -> StorePath:
         return fmt.Layout(self.root).private / "devices" / self.key / f"{device}.json"
 
     def _write(self, compared: Mapping[str, Any]) -> None:
@@ -162,7 +165,7 @@ class Newcomer:
     def _records(self) -> dict[str, dict[str, Any]]:
         """What is on record by device; of an old store, what a few slides tell."""
         folder = self._path(self._device).parent
-        found = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+        found = {path.stem: _read(path) for path in _json_below(folder)}
         if not found:
             for device, made_with in _made(self.root, self.key, _sample(self.root, self.key)):
                 found.setdefault(device, {"run": "", "made_with": made_with, "agreements": {}})
@@ -195,15 +198,13 @@ class Newcomer:
         )  # fmt: skip
 
     def _cosines(self, slide_id: str, shards: list[int], most: int) -> npt.NDArray[np.float64]:
-        import zarr
-
         entry, attributes = self.entries[slide_id], slide_attributes(self.root, slide_id)
         if entry.fingerprint() != attributes["fingerprint"]:
             return np.empty(0)  # its own row of the table will say so
         layout = fmt.Layout(self.root)
-        group = zarr.open_group(layout.features(slide_id, self.key), mode="r")
-        status = np.asarray(group["status"][:])  # type: ignore[index]
-        coords = np.asarray(zarr.open_array(layout.slide(slide_id) / "coords", mode="r")[:], np.int32)
+        folder = layout.features(slide_id, self.key)
+        status = np.asarray(read_array(folder / "status")[:])
+        coords = np.asarray(read_array(layout.slide(slide_id) / "coords")[:], np.int32)
         spans = [fmt.rows_of(shard, len(status)) for shard in shards]
         rows = np.concatenate([np.arange(span.start, span.stop) for span in spans])
         rows = rows[status[rows] == fmt.OK]
@@ -211,8 +212,8 @@ class Newcomer:
         rows = np.sort(rng.choice(rows, min(most, len(rows)), replace=False))
         pixels, again = tiles_again(entry, attributes, coords[rows])
         read = again == fmt.OK
-        stored = read_rows(layout.features(slide_id, self.key) / "values", rows.tolist())[read]
-        fresh = self.encode(pixels[read], dict(group.attrs)).astype(np.float16)
+        stored = read_rows(folder / "values", rows.tolist())[read]
+        fresh = self.encode(pixels[read], attributes_of(folder)).astype(np.float16)
         return _cosines(stored.astype(np.float64), fresh.astype(np.float64))
 
 
@@ -224,7 +225,11 @@ def _cosines(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDAr
     return np.asarray(np.where(norms > 0, cosines, equal), np.float64)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _json_below(folder: StorePath) -> list[StorePath]:
+    return [path for path in files_below(folder) if path.suffix == ".json"]
+
+
+def _read(path: StorePath) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:  # another worker has withdrawn it a moment ago
@@ -235,7 +240,7 @@ def _by_hash(slide_ids: Iterable[str], key: str) -> list[str]:
     return sorted(slide_ids, key=lambda s: hashlib.sha256(f"{key} {s}".encode()).digest())
 
 
-def _slides(root: Path, key: str) -> Iterator[str]:
+def _slides(root: StorePath, key: str) -> Iterator[str]:
     """Slides with finished shards of a key, in an order that nobody chose."""
     done = fmt.Layout(root).private / "done"
     for slide_id in _by_hash((p.name for p in done.iterdir()) if done.is_dir() else (), key):
@@ -243,22 +248,22 @@ def _slides(root: Path, key: str) -> Iterator[str]:
             yield slide_id
 
 
-def _sample(root: Path, key: str) -> list[str]:
+def _sample(root: StorePath, key: str) -> list[str]:
     return [slide_id for slide_id, _ in zip(_slides(root, key), range(SLIDES), strict=False)]
 
 
-def _made(root: Path, key: str, slide_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _made(root: StorePath, key: str, slide_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for slide_id in slide_ids:
-        for path in sorted((fmt.Layout(root).done(slide_id) / key).iterdir()):
+        for path in files_below(fmt.Layout(root).done(slide_id) / key):
             made_with = (read_record(path) or {}).get("made_with")
             if made_with:
                 yield made_with["device"], made_with
 
 
-def _shards(root: Path, slide_id: str, key: str, device: str) -> dict[int, dict[str, Any]]:
+def _shards(root: StorePath, slide_id: str, key: str, device: str) -> dict[int, dict[str, Any]]:
     """Finished shards of a slide that a kind of device made, with what else is on record of it."""
     folder, found = fmt.Layout(root).done(slide_id) / key, {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in files_below(folder):
         record = read_record(path)
         if record is None or not path.name.isdecimal() or record.get("made_with", {}).get("device") != device:
             continue

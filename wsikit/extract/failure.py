@@ -7,15 +7,15 @@ import errno
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from wsikit.errors import ConfigError, WsikitError
+from wsikit.errors import ConfigError, StoreAccessError, WsikitError
 from wsikit.extract.inputs import SlideEntry
 from wsikit.store.format import Layout
+from wsikit.store.places import ObjectPath, StorePath
 
 
 class StoreWriteError(WsikitError, OSError):
-    """The store cannot be written: full disk, no permission, unplugged mount. It ends the run."""
+    """The store cannot be written: full disk, no permission, unplugged mount, server gone. It ends the run."""
 
     state = "store-error"
 
@@ -47,7 +47,7 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
     Of a slide with a pseudonym no message is kept at all, which may quote the file: only what kind of error it
     was, and where in the code.
     """
-    fatal = isinstance(error, (StoreWriteError, MixedDevicesError))
+    fatal = isinstance(error, (StoreWriteError, StoreAccessError, MixedDevicesError))
     if entry.secret is not None and not fatal:
         kind = (type(error).__doc__ or "").strip().partition("\n")[0] if isinstance(error, WsikitError) else ""
         state = error.state if isinstance(error, WsikitError) else "failed"
@@ -67,9 +67,9 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
     return Failure(state, reason, trace, fatal=fatal)
 
 
-def gone(root: Path) -> StoreWriteError | None:
+def gone(root: StorePath) -> StoreWriteError | None:
     """The error of a begun store that is not there any more, or None. Writing on would fill its mount point."""
-    if (Layout(root).private / "zarr.json").exists():
+    if isinstance(root, ObjectPath) or (Layout(root).private / "zarr.json").exists():
         return None
     return StoreWriteError(
         f"store {root}: it is not there any more: a disk that was unplugged, or a folder that was moved; bring it "
@@ -78,7 +78,7 @@ def gone(root: Path) -> StoreWriteError | None:
 
 
 @contextlib.contextmanager
-def writing(root: Path) -> Iterator[None]:
+def writing(root: StorePath) -> Iterator[None]:
     """Turn the system's refusal to write to the store into an error that ends the run, not one slide."""
     if (error := gone(root)) is not None:
         raise error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from wsikit.slides.slide import Slide
 from wsikit.slides.stain_norm import normalise_stain
 from wsikit.slides.tiling import read_tiles
 from wsikit.store import format as fmt
+from wsikit.store.places import StorePath
 from wsikit.store.writer import features_attributes, slide_attributes, stored_quality_names, write_shard
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _Told:
 class _Output:
     """Features of one shard by one encoder, as they come."""
 
-    def __init__(self, plugin: ExtractPlugin, root: Path, slide_id: str, key: str, rows: int) -> None:
+    def __init__(self, plugin: ExtractPlugin, root: StorePath, slide_id: str, key: str, rows: int) -> None:
         self._plugin, self._built, self.key = plugin, plugin.encoders[key], key
         self._stain = features_attributes(root, slide_id, key).get("stain")
         self.values = np.full((rows, self._built.facts.dim), np.nan, np.float16)
@@ -92,7 +92,7 @@ class _Output:
         self.status[batch.rows] = np.where((batch.status == fmt.OK) & bad, fmt.NOT_FINITE, batch.status)
         return seconds
 
-    def write(self, root: Path, slide_id: str, shard: int, quality: npt.NDArray[np.float32]) -> None:
+    def write(self, root: StorePath, slide_id: str, shard: int, quality: npt.NDArray[np.float32]) -> None:
         made_with = self._built.facts.attributes["made_with"]
         write_shard(
             root, slide_id, self.key, shard, values=self.values, status=self.status, quality=quality,
@@ -105,7 +105,7 @@ _Made = tuple[list[_Output], npt.NDArray[np.float32], float]
 
 
 def write_features(
-    root: Path, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]
+    root: StorePath, plugin: ExtractPlugin, slide_id: str, shard: int, keys: tuple[str, ...]
 ) -> tuple[int, float, dict[str, int]]:
     """Read the tiles of a shard from the slide or its copy, encode them, write the rows.
 
@@ -131,7 +131,9 @@ def write_features(
     return len(quality), encoding, {output.key: int((output.status != fmt.OK).sum()) for output in outputs}
 
 
-def _from_copy(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]) -> _Made | None:
+def _from_copy(
+    root: StorePath, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]
+) -> _Made | None:
     """The same from a copy of the slide; None where anything is wrong, so that the slide itself is asked."""
     try:
         made = _features(root, plugin, entry, shard, keys)
@@ -142,7 +144,7 @@ def _from_copy(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int,
     return None if any((output.status == fmt.UNREADABLE).any() for output in made[0]) else made
 
 
-def _features(root: Path, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]) -> _Made:
+def _features(root: StorePath, plugin: ExtractPlugin, entry: SlideEntry, shard: int, keys: tuple[str, ...]) -> _Made:
     """Read the tiles of a shard from ``entry.path`` and encode them."""
     settings, slide_id = plugin.settings, entry.slide_id
     attributes, coords = slide_attributes(root, slide_id), read_coords(root, slide_id)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsikit.store.format import Layout
-from wsikit.store.objects import write_atomic
+from wsikit.store.objects import files_below, write_atomic
+from wsikit.store.places import StorePath
 
 DONE = "done"
 DAMAGED = "damaged"
@@ -46,7 +47,7 @@ class SlideOutcome:
         return self.state == DONE
 
 
-def remember(store: Path, outcome: SlideOutcome) -> None:
+def remember(store: StorePath, outcome: SlideOutcome) -> None:
     """Keep what a run said of a slide that failed, for ``wsikit status``; forget it when it is done."""
     path = Layout(store).outcome(outcome.slide_id)
     if outcome.ok:
@@ -55,11 +56,12 @@ def remember(store: Path, outcome: SlideOutcome) -> None:
         write_atomic(path, json.dumps(asdict(outcome), sort_keys=True, indent=1).encode())
 
 
-def remembered(store: Path) -> dict[str, SlideOutcome]:
+def remembered(store: StorePath) -> dict[str, SlideOutcome]:
     """Failures that earlier runs left, by slide id."""
-    folder = Layout(store).outcomes
     found = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for path in files_below(Layout(store).outcomes):
+        if path.suffix != ".json":
+            continue
         outcome = SlideOutcome(**json.loads(path.read_bytes()))
         found[outcome.slide_id] = outcome
     return found

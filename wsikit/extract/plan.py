@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,12 @@ from wsikit.slides.slide import Slide
 from wsikit.slides.tiling import TileSet, tile_slide
 from wsikit.slides.tissue_mask import TissueMask, segment_tissue
 from wsikit.store import format as fmt
+from wsikit.store.objects import read_array
+from wsikit.store.places import StorePath
 from wsikit.store.writer import labels_source, slide_attributes, write_labels, write_plan
 
 
-def plan(root: Path, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]:
+def plan(root: StorePath, entry: SlideEntry, settings: RunSettings) -> dict[str, Any]:
     """Find tissue and tiles of a slide, write its plan to the store, draw its picture; returns its attributes.
 
     Raises:
@@ -62,7 +63,7 @@ def _drawn(entry: SlideEntry) -> Annotations:
     return read_annotations(entry.annotations)
 
 
-def label_tiles(root: Path, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:
+def label_tiles(root: StorePath, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:
     """Keep the share of every annotated class in every tile of a planned slide, where they are new or changed."""
     if entry.annotations is None:
         return
@@ -158,7 +159,7 @@ def choice_of(attributes: Mapping[str, Any]) -> LevelChoice:
     )  # fmt: skip
 
 
-def same_slide(root: Path, entry: SlideEntry) -> dict[str, Any]:
+def same_slide(root: StorePath, entry: SlideEntry) -> dict[str, Any]:
     """Attributes of a planned slide, after making sure that the file and what is given are the same.
 
     Raises:
@@ -208,15 +209,13 @@ def _outline_words(sha256: str | None) -> str:
     return "segmented" if sha256 is None else f"given as a GeoJSON file (sha256 {sha256[:12]})"
 
 
-def picture_again(root: Path, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:
+def picture_again(root: StorePath, entry: SlideEntry, settings: RunSettings, attributes: Mapping[str, Any]) -> None:
     """A planned slide's picture from the store: its tiles, without the outline of the tissue."""
     assert settings.report is not None
     with open_entry(entry, settings) as slide:
         picture_stored(settings.report, entry.slide_id, slide, read_coords(root, entry.slide_id), attributes)
 
 
-def read_coords(root: Path, slide_id: str) -> npt.NDArray[np.int32]:
+def read_coords(root: StorePath, slide_id: str) -> npt.NDArray[np.int32]:
     """(N, 2) int32 of a planned slide."""
-    import zarr
-
-    return np.asarray(zarr.open_array(fmt.Layout(root).slide(slide_id) / "coords", mode="r")[:])
+    return np.asarray(read_array(fmt.Layout(root).slide(slide_id) / "coords")[:])

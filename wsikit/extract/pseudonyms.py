@@ -21,6 +21,7 @@ from pathlib import Path
 from wsikit.errors import ConfigError
 from wsikit.extract.inputs import SlideEntry
 from wsikit.store.format import check_slide_id, folder_name
+from wsikit.store.places import StorePath
 
 COLUMNS = ["slide_id", "pseudonym"]
 SECRET = "*secret*"
@@ -45,7 +46,7 @@ class Key:
 
 
 def pseudonymise(
-    entries: Sequence[SlideEntry], path: str | PathLike[str], *, outside: Iterable[Path] = ()
+    entries: Sequence[SlideEntry], path: str | PathLike[str], *, outside: Iterable[StorePath] = ()
 ) -> tuple[list[SlideEntry], str]:
     """The same slides under pseudonyms, sorted by them, and the key's identity.
 
@@ -61,7 +62,7 @@ def pseudonymise(
     """
     path = Path(path)
     for folder in outside:
-        if path.resolve().is_relative_to(folder.resolve()):
+        if isinstance(folder, Path) and path.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
                 f"key file {path}: it would lie inside {folder}, and whoever gets that could undo the pseudonyms; "
                 "keep it elsewhere"

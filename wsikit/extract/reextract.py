@@ -50,7 +50,8 @@ def re_extract(
         **({} if asked.weights is None else {"weights": asked.weights}),
     )
     key = encoder_key(encoder, stain=asked.stain_identity)
-    known = [entry for entry in entries if entry.slide_id in store.slide_ids]
+    in_store = set(store.slide_ids)
+    known = [entry for entry in entries if entry.slide_id in in_store]
     if not known:
         raise ConfigError(f"store {store.path}: none of the {len(entries)} slides given is in it")
     findings = []

@@ -29,6 +29,7 @@ from wsikit.slides.tissue_mask import DEFAULT_METHOD
 from wsikit.store.format import Layout
 from wsikit.store.lease import Lease
 from wsikit.store.objects import write_atomic
+from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.writer import begin_store
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class RunReport:
         agreements: Of features in the store by several kinds of device: how well these agree.
     """
 
-    store: Path
+    store: StorePath
     keys: tuple[str, ...]
     outcomes: tuple[SlideOutcome, ...]
     report: Path
@@ -85,7 +86,7 @@ class RunReport:
 def extract_features(
     slides: Iterable[str | PathLike[str]] | str | PathLike[str],
     *,
-    out: str | PathLike[str],
+    out: str | PathLike[str] | ObjectPath,
     encoder: str | EncoderSettings | Sequence[str | EncoderSettings] = "texture",
     spec: TilingSpec | None = None,
     tissue: str = DEFAULT_METHOD,
@@ -119,7 +120,8 @@ def extract_features(
 
     Args:
         slides: Slide files and folders.
-        out: The store, new or begun earlier with the same settings.
+        out: The store, new or begun earlier with the same settings: a folder, or a place in a bucket
+            (``"s3://bucket/cohort.zarr"``).
         encoder: Name, or name and how it is run; several to read the tiles once for all of them.
         spec: How slides are tiled.
         tissue: Tissue segmenter.
@@ -155,7 +157,8 @@ def extract_features(
         progress: Told what happens.
 
     Returns:
-        What became of each slide; also written beside the store, as ``<out>.report``.
+        What became of each slide; also written beside the store, as ``<out>.report``; of a store in a
+        bucket, to the current folder.
 
     Raises:
         ConfigError: Nothing to do, or settings or a manifest that cannot be used; or workers of another kind of device
@@ -177,7 +180,7 @@ def extract_features(
     entries = collect_slides([slides] if isinstance(slides, (str, PathLike)) else slides, manifest=manifest)
     if annotations is not None:
         entries = with_annotations(entries, annotations)
-    root = Path(out)
+    root = place_of(out)
     if part is not None:
         root, entries = part_store(root, part), in_part(entries, part, key=pseudonymise)
     if workers is not None and workers < 1:
@@ -234,14 +237,18 @@ def _encoders(given: Iterable[str | EncoderSettings]) -> tuple[EncoderSettings, 
     return found
 
 
-def part_store(out: Path, part: tuple[int, int]) -> Path:
+def part_store(out: StorePath, part: tuple[int, int]) -> StorePath:
     """Where one part goes: ``cohort.zarr`` -> ``cohort-part-3-of-8.zarr``."""
     return out.with_name(f"{out.name.removesuffix('.zarr')}-part-{part[0]}-of-{part[1]}.zarr")
 
 
-def report_folder(store: Path) -> Path:
-    """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``."""
-    return store.with_name((store.stem if store.suffix == ".zarr" else store.name) + ".report")
+def report_folder(store: StorePath) -> Path:
+    """Where tables and pictures of a store's runs go: ``cohort.zarr`` -> ``cohort.report``.
+
+    Of a store in a bucket they go to the current folder, where a browser opens them.
+    """
+    name = (store.stem if store.suffix == ".zarr" else store.name) + ".report"
+    return Path(name) if isinstance(store, ObjectPath) else store.with_name(name)
 
 
 @contextlib.contextmanager

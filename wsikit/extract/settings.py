@@ -12,6 +12,7 @@ from wsikit.extract.stage import StageSettings
 from wsikit.slides.stain_norm import STAIN_METHODS, stain_identity
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import DEFAULT_METHOD, recorded_parameters
+from wsikit.store.places import StorePath
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class RunSettings:
     """Everything a worker needs to know, apart from which slide and which shard.
 
     Args:
-        store: Folder of the feature store.
+        store: The feature store: its folder, or its prefix in a bucket.
         report: Folder for pictures and tables, or None for none.
         spec: How slides are tiled.
         tissue: Name of the tissue segmenter.
@@ -76,7 +77,7 @@ class RunSettings:
         mixed_devices: Whether features of one key may be made by several kinds of device.
     """
 
-    store: Path
+    store: StorePath
     report: Path | None = None
     spec: TilingSpec = field(default_factory=TilingSpec)
     tissue: str = DEFAULT_METHOD

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,13 @@ from wsikit.extract.plan import choice_of, read_coords
 from wsikit.slides.open import open_slide
 from wsikit.slides.stain_norm import fit_stain, stain_identity
 from wsikit.slides.tiling import read_tile
+from wsikit.store.places import StorePath
 
 SAMPLE = 32
 """Tiles that a fit reads, evenly spaced over the slide's tiles."""
 
 
-def fit_slide(root: Path, entry: SlideEntry, attributes: Mapping[str, Any], method: str) -> dict[str, Any]:
+def fit_slide(root: StorePath, entry: SlideEntry, attributes: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The stain of a planned slide, from the same tiles whenever it is asked: what its features' attributes keep.
 
     Args:

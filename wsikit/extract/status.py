@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from wsikit.errors import StoreError
@@ -12,6 +11,7 @@ from wsikit.extract.devices import Agreement, agreements
 from wsikit.extract.outcome import remembered
 from wsikit.store import format as fmt
 from wsikit.store.lease import holder
+from wsikit.store.places import StorePath
 from wsikit.store.reader import FeatureStore
 from wsikit.store.writer import missing_shards, read_plan
 
@@ -141,7 +141,7 @@ def _pace(finished: list[tuple[float, int]]) -> float | None:
     return sum(rows for _, rows in latest[1:]) / seconds if len(latest) >= LEAST and seconds > 0 else None
 
 
-def _asked(root: Path) -> dict[str, Any]:
+def _asked(root: StorePath) -> dict[str, Any]:
     """What the last run was asked for."""
     try:
         note = json.loads((fmt.Layout(root).private / "run.json").read_bytes())

@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
@@ -27,7 +26,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from wsikit import __version__
 from wsikit.encoders.card import encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
-from wsikit.errors import ConfigError, WsikitError
+from wsikit.errors import ConfigError, StoreAccessError, WsikitError
 from wsikit.extract.devices import Newcomer
 from wsikit.extract.failure import Failure, StoreWriteError, failure_of, gone, writing
 from wsikit.extract.features import Built, EncoderFacts, encoded_again, write_features
@@ -43,6 +42,7 @@ from wsikit.provenance import versions
 from wsikit.slides.quality import QUALITY_NAMES
 from wsikit.store import format as fmt
 from wsikit.store.objects import sweep_partials
+from wsikit.store.places import StorePath, place_of
 from wsikit.store.writer import (
     add_features,
     features_attributes,
@@ -159,10 +159,14 @@ class ExtractPlugin(WorkerPlugin):
         if self.version != __version__:
             reason = other_version(where, __version__, self.version)
             return Failure(ConfigError.state, reason, fatal=True)
-        needed = [fmt.Layout(self.settings.store).private, self.settings.report]
+        needed: list[StorePath | None] = [fmt.Layout(self.settings.store).private, self.settings.report]
         needed += [entry.path.parent for entry in self.entries.values()][:1]  # of 10,000 folders one tells enough
-        for path in filter(None, needed if self.shared else []):
-            if not path.is_dir():
+        for path in needed if self.shared else []:
+            try:
+                there = path is None or path.is_dir()
+            except StoreAccessError as error:
+                return Failure(StoreWriteError.state, f"{where}: {error}", fatal=True)
+            if not there:
                 return Failure(
                     StoreWriteError.state,
                     f"{where}: no folder {path} there; store, report and slides must be under the same path on every "
@@ -257,7 +261,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
     A slide that is planned already is only compared with its file. Returns the shards to do.
     """
     began = time.perf_counter()
-    plugin, root = _plugin(store), Path(store)
+    plugin, root = _plugin(store), place_of(store)
     if plugin.trouble is not None:
         return Planned(slide_id, failure=plugin.trouble)
     entry, report = plugin.entries[slide_id], plugin.settings.report
@@ -299,7 +303,7 @@ def plan_slide(store: str, slide_id: str) -> Planned:
 def encode_shard(store: str, slide_id: str, shard: int, keys: tuple[str, ...]) -> Encoded:
     """Task: read the tiles of one shard once, encode them in fixed batches by each encoder, write the rows."""
     clock, began = time.time(), time.perf_counter()
-    plugin, root, worker = _plugin(store), Path(store), str(get_worker().name)
+    plugin, root, worker = _plugin(store), place_of(store), str(get_worker().name)
     if plugin.trouble is not None:
         return Encoded(slide_id, shard, failure=plugin.trouble)
     try:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 from wsikit.errors import ConfigError
 from wsikit.slides.base import OK as OK
 from wsikit.slides.base import UNREADABLE as UNREADABLE
+from wsikit.store.places import StorePath
 
 STORE_TYPE, SLIDE_TYPE, FEATURES_TYPE = "wsikit-store", "wsikit-slide", "wsikit-features"
 VERSION = "1"
@@ -94,41 +94,41 @@ class Layout:
     """Paths inside one store.
 
     Args:
-        root: The store's folder.
+        root: The store's folder, or its prefix in a bucket.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: StorePath) -> None:
         self.root = root
         self.slides = root / "slides"
         self.private = root / PRIVATE
         self.outcomes = self.private / "outcomes"
         self.leases = self.private / "lease"
 
-    def slide(self, slide_id: str) -> Path:
+    def slide(self, slide_id: str) -> StorePath:
         """Group of a slide."""
         return self.slides / slide_id
 
-    def features(self, slide_id: str, key: str) -> Path:
+    def features(self, slide_id: str, key: str) -> StorePath:
         """Group of one encoder's features of a slide."""
         return self.slides / slide_id / "features" / key
 
-    def done(self, slide_id: str) -> Path:
+    def done(self, slide_id: str) -> StorePath:
         """Folder of a slide's done records."""
         return self.private / "done" / slide_id
 
-    def plan_record(self, slide_id: str) -> Path:
+    def plan_record(self, slide_id: str) -> StorePath:
         """Done record of a slide's plan: its coords and quality."""
         return self.done(slide_id) / "plan"
 
-    def shard_record(self, slide_id: str, key: str, shard: int) -> Path:
+    def shard_record(self, slide_id: str, key: str, shard: int) -> StorePath:
         """Done record of one shard of one encoder's features."""
         return self.done(slide_id) / key / str(shard)
 
-    def labels_record(self, slide_id: str) -> Path:
+    def labels_record(self, slide_id: str) -> StorePath:
         """Done record of a slide's labels."""
         return self.done(slide_id) / "labels" / "0"
 
-    def outcome(self, slide_id: str) -> Path:
+    def outcome(self, slide_id: str) -> StorePath:
         """What the last run said of a slide that is not finished."""
         return self.outcomes / f"{slide_id}.json"
 

@@ -1,6 +1,6 @@
 """One run at a time on a store: a lease with an owner and a heartbeat.
 
-Leases are numbered files. The holder of the highest number has the store. Who finds that lease
+Leases are numbered files, or objects of a bucket. The holder of the highest number has the store. Who finds that lease
 expired creates the next number with "create only if absent", which one contender alone can win; a
 holder that was only asleep finds the higher number at its next heartbeat and stops. No file locks
 are used: network file systems do not keep them.
@@ -17,12 +17,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from wsikit.errors import StoreLockedError
 from wsikit.store.format import Layout
+from wsikit.store.objects import create_only, rename, renew
+from wsikit.store.places import StorePath
 
 HEARTBEAT_S = 5.0
 EXPIRES_S = 60.0
@@ -48,7 +49,7 @@ class Lease:
 
     def __init__(
         self,
-        root: Path,
+        root: StorePath,
         *,
         heartbeat_s: float = HEARTBEAT_S,
         expires_s: float = EXPIRES_S,
@@ -59,7 +60,7 @@ class Lease:
         self._heartbeat_s, self._expires_s, self._wait, self._say = heartbeat_s, expires_s, wait, say
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._path: Path | None = None
+        self._path: StorePath | None = None
         self.lost = False
 
     def __enter__(self) -> Lease:
@@ -78,7 +79,7 @@ class Lease:
         if self._path is not None and not self.lost:
             # On a full or unplugged disk the lease cannot be given back; it then expires by itself.
             with contextlib.suppress(OSError):
-                os.replace(self._path, self._path.with_suffix(_RELEASED))
+                rename(self._path, self._path.with_suffix(_RELEASED))
 
     def check(self) -> None:
         """Raise StoreLockedError if another run has taken the store over meanwhile."""
@@ -88,8 +89,8 @@ class Lease:
                 "the store over; nothing is lost: let that one end, then run the same command again"
             )
 
-    def _take(self) -> Path:
-        seen: dict[Path, int] = {}
+    def _take(self) -> StorePath:
+        seen: dict[StorePath, int] = {}
         told = False
         while True:
             current = self.current()
@@ -109,25 +110,26 @@ class Lease:
                 told = True
             time.sleep(min(1.0, self._heartbeat_s / 4))
 
-    def current(self) -> Path | None:
+    def current(self) -> StorePath | None:
         """The lease with the highest number, held or given back: numbers are never used twice."""
         numbered = [p for p in self._folder.iterdir() if p.stem.isdigit()]
-        return max(numbered, key=lambda p: int(p.stem), default=None)
+        # While a bucket's lease is given back it has both names: then it is given back.
+        return max(numbered, key=lambda p: (int(p.stem), p.suffix), default=None)
 
-    def _create(self, number: int) -> Path | None:
+    def _create(self, number: int) -> StorePath | None:
         path = self._folder / f"{number:08d}"
         owner = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid()), "user": _user()}
-        try:
-            with path.open("x") as handle:
-                handle.write(json.dumps(owner))
-        except FileExistsError:
+        if not create_only(path, json.dumps(owner).encode()):
+            return None
+        if self.current() != path:  # the number was taken, used and given back since we looked
+            path.unlink(missing_ok=True)
             return None
         for other in self._folder.iterdir():  # those it took over from
             if other.stem.isdigit() and int(other.stem) < number:
                 other.unlink(missing_ok=True)
         return path
 
-    def expired(self, path: Path) -> bool:
+    def expired(self, path: StorePath) -> bool:
         """Whether a lease's holder is surely dead (of this machine) or silent for too long (of another)."""
         owner = _owner(path)
         if owner.get("host") == platform.node() and "pid" in owner and _started(owner["pid"]) != owner.get("started"):
@@ -138,7 +140,7 @@ class Lease:
         """The time of the file system's clock, which may differ from this machine's."""
         probe = self._folder / f"clock-{uuid.uuid4().hex}"
         try:
-            probe.touch()
+            probe.write_bytes(b"")
         except OSError:  # somebody who may only look at the store
             return time.time_ns()
         try:
@@ -154,17 +156,17 @@ class Lease:
                 if current != self._path:
                     self.lost = True
                     return
-                os.utime(self._path)
+                renew(self._path)
 
 
-def _mtime_ns(path: Path) -> int:
+def _mtime_ns(path: StorePath) -> int:
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0  # given back a moment ago
 
 
-def _owner(path: Path) -> dict[str, Any]:
+def _owner(path: StorePath) -> dict[str, Any]:
     try:
         owner = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
@@ -172,7 +174,7 @@ def _owner(path: Path) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _describe(path: Path) -> str:
+def _describe(path: StorePath) -> str:
     owner = _owner(path)
     return f"process {owner.get('pid', '?')} of {owner.get('user', '?')} on {owner.get('host', '?')}"
 
@@ -195,7 +197,7 @@ def _user() -> str:
         return "unknown"
 
 
-def holder(root: Path) -> str:
+def holder(root: StorePath) -> str:
     """Who holds a store now, in words, or an empty string."""
     lease = Lease(root)
     try:

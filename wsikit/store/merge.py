@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from os import PathLike
+from pathlib import PurePosixPath
 
 from wsikit.config import differences
 from wsikit.errors import ChangedError, StoreError, UnknownNameError
-from wsikit.provenance import sha256_file
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
 from wsikit.store.lease import Lease
-from wsikit.store.objects import read_record, sync, sync_folder, write_atomic
+from wsikit.store.objects import files_below, read_record, remove_tree, sync_folder, write_atomic
+from wsikit.store.places import ObjectPath, StorePath, name_in, place_of
 from wsikit.store.reader import FeatureStore, open_store
 from wsikit.store.writer import begin_store, read_plan
 
 
 def merge_stores(
-    out: Path,
-    sources: Sequence[Path],
+    out: str | PathLike[str] | ObjectPath,
+    sources: Sequence[str | PathLike[str] | ObjectPath],
     *,
     progress: Callable[[str], None] = lambda slide_id: None,
     say: Callable[[str], None] = lambda line: None,
@@ -42,9 +43,9 @@ def merge_stores(
         ChangedError: Configurations differ, or one slide id stands for two slides.
         StoreError: A source is damaged, or the same store as ``out``.
     """
-    stores = [open_store(path) for path in sources]
+    out, stores = place_of(out), [open_store(path) for path in sources]
     for store in stores:
-        if out.exists() and store.path.resolve() == out.resolve():
+        if _same(store.path, out):
             raise StoreError(f"merge: {store.path} is both a source and the target")
         lines = differences(stores[0].configuration, store.configuration)
         if lines:
@@ -64,6 +65,12 @@ def merge_stores(
     return sorted({slide_id for store in stores for slide_id in store.slide_ids})
 
 
+def _same(a: StorePath, b: StorePath) -> bool:
+    if isinstance(a, ObjectPath) or isinstance(b, ObjectPath):
+        return a == b
+    return b.exists() and a.resolve() == b.resolve()
+
+
 def _refuse_conflicts(stores: Sequence[FeatureStore]) -> None:
     first: dict[str, tuple[FeatureStore, str, str]] = {}
     for store in stores:
@@ -81,33 +88,35 @@ def _refuse_conflicts(stores: Sequence[FeatureStore]) -> None:
                 )
 
 
-def _copy_slide(source: Path, out: Path, slide_id: str) -> None:
+def _copy_slide(source: StorePath, out: StorePath, slide_id: str) -> None:
     here, there = fmt.Layout(source), fmt.Layout(out)
     # The plan goes first: shards count as done only beside the coords that they belong to.
-    records = [here.plan_record(slide_id), *sorted(here.done(slide_id).glob("*/*"))]
-    for path in records:
+    plan = here.plan_record(slide_id)
+    for path in [plan, *(p for p in files_below(here.done(slide_id)) if p != plan and p.suffix != ".partial")]:
         record = read_record(path)
-        target = there.private / path.relative_to(here.private)
-        if record is None or target.exists():
+        target = there.private / name_in(here.private, path)
+        if record is None or target.is_file():
             continue
-        copied = []
         for name, facts in record["objects"].items():
-            new = out / name
-            if not new.resolve().is_relative_to(out.resolve()):
+            if _leaves(name, out):
                 raise StoreError(f"merge: {source}: a record names {name!r}, outside of the store; do not trust it")
-            new.parent.mkdir(parents=True, exist_ok=True)
-            partial = new.with_name(new.name + ".partial")
-            shutil.copyfile(source / name, partial)
-            if sha256_file(partial) != facts["sha256"]:
-                partial.unlink()
+            content = (source / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != facts["sha256"]:
                 raise StoreError(f"merge: {source / name} is not what its record says; run 'wsikit verify {source}'")
-            partial.replace(new)
-            copied.append(new)
-        sync(copied)
+            write_atomic(out / name, content)
         write_atomic(target, path.read_bytes())
 
 
-def remove_slides(root: Path, slide_ids: Sequence[str], *, say: Callable[[str], None] = lambda line: None) -> None:
+def _leaves(name: str, root: StorePath) -> bool:
+    """Whether a path in a record leads out of the store."""
+    if isinstance(root, ObjectPath):
+        return ".." in PurePosixPath(name).parts or name.startswith("/")
+    return not (root / name).resolve().is_relative_to(root.resolve())
+
+
+def remove_slides(
+    root: str | PathLike[str] | ObjectPath, slide_ids: Sequence[str], *, say: Callable[[str], None] = lambda line: None
+) -> None:
     """Withdraw slides from a store: their features, coordinates and records.
 
     Args:
@@ -118,6 +127,7 @@ def remove_slides(root: Path, slide_ids: Sequence[str], *, say: Callable[[str], 
     Raises:
         UnknownNameError: No such slide.
     """
+    root = place_of(root)
     known = open_store(root).slide_ids
     for slide_id in slide_ids:
         if slide_id not in known:
@@ -125,7 +135,7 @@ def remove_slides(root: Path, slide_ids: Sequence[str], *, say: Callable[[str], 
     layout = fmt.Layout(root)
     with Lease(root, say=say):
         for slide_id in slide_ids:
-            shutil.rmtree(layout.done(slide_id))  # first: without records a half-removed slide is an unplanned one
+            remove_tree(layout.done(slide_id))  # first: without records a half-removed slide is an unplanned one
             sync_folder(layout.private / "done")
-            shutil.rmtree(layout.slide(slide_id))
+            remove_tree(layout.slide(slide_id))
             layout.outcome(slide_id).unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ import numpy.typing as npt
 from wsikit.errors import ConfigError, StoreError, UnknownNameError
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
+from wsikit.store.objects import attributes_of, files_below, read_array
+from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.shard import read_rows
 from wsikit.store.writer import labels_source, missing_shards, slide_attributes, store_attributes, stored_quality_names
 
@@ -46,11 +47,11 @@ class FeatureStore:
     """A feature store, opened for reading by :func:`wsikit.open_store`.
 
     Attributes:
-        path: Its folder.
+        path: Its folder, or its prefix in a bucket.
         attributes: Attributes of its root: format version, configuration and its hash.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
         self.attributes = store_attributes(path)
         self._layout = fmt.Layout(path)
@@ -69,26 +70,26 @@ class FeatureStore:
     def slide_ids(self) -> list[str]:
         """Slides with planned tiles, sorted."""
         done = self._layout.private / "done"
+        if isinstance(done, ObjectPath):  # one listing, in place of a question for each slide
+            return sorted(p.parent.name for p, _ in done.below() if p.name == "plan" and p.parent.parent == done)
         if not done.is_dir():
             return []
         return sorted(p.name for p in done.iterdir() if (p / "plan").exists())
 
     def slide(self, slide_id: str) -> dict[str, Any]:
         """What is known of a slide: fingerprint, mpp, level read, counts."""
-        self._require(slide_id)
+        self.require(slide_id)
         return slide_attributes(self.path, slide_id)
 
     def keys(self, slide_id: str) -> list[str]:
         """Keys of the encoders that a slide has features of, finished or not."""
-        self._require(slide_id)
+        self.require(slide_id)
         folder = self._layout.slide(slide_id) / "features"
-        return sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / "zarr.json").exists())
+        return sorted(p.name for p in folder.iterdir() if (p / "zarr.json").is_file())
 
     def encoder(self, slide_id: str, encoder: str) -> dict[str, Any]:
         """The card, identity and run settings of an encoder's features."""
-        import zarr
-
-        return dict(zarr.open_group(self._layout.features(slide_id, self.resolve(slide_id, encoder)), mode="r").attrs)
+        return attributes_of(self._layout.features(slide_id, self.resolve(slide_id, encoder)))
 
     def resolve(self, slide_id: str, encoder: str) -> str:
         """The key that an encoder's name (or the key itself) stands for.
@@ -96,12 +97,10 @@ class FeatureStore:
         Raises:
             UnknownNameError: No such features, or several of that name; all keys are listed.
         """
-        import zarr
-
         keys = self.keys(slide_id)
         if encoder in keys:
             return encoder
-        names = {key: zarr.open_group(self._layout.features(slide_id, key), mode="r").attrs["card"] for key in keys}
+        names = {key: attributes_of(self._layout.features(slide_id, key))["card"] for key in keys}
         found = [key for key, card in names.items() if isinstance(card, dict) and card["name"] == encoder]
         if len(found) == 1:
             return found[0]
@@ -132,7 +131,7 @@ class FeatureStore:
         key = self._finished_key(slide_id, encoder)
         done = self._layout.private / "done" / slide_id
         digest = hashlib.sha256()
-        for record in (done / "plan", *sorted((done / key).iterdir())):
+        for record in (done / "plan", *files_below(done / key)):
             digest.update(record.name.encode() + b"\0" + record.read_bytes())
         return digest.hexdigest()
 
@@ -143,12 +142,12 @@ class FeatureStore:
             StoreError: The features are not finished.
         """
         key = self._finished_key(slide_id, encoder)
-        return np.asarray(self._array(self._layout.features(slide_id, key) / "status")[:], np.uint8)
+        return np.asarray(read_array(self._layout.features(slide_id, key) / "status")[:], np.uint8)
 
     def coords(self, slide_id: str) -> npt.NDArray[np.int32]:
         """(N, 2) int32 of every planned tile: x then y of the top-left corner, level-0 px."""
-        self._require(slide_id)
-        return np.asarray(self._array(self._layout.slide(slide_id) / "coords")[:], np.int32)
+        self.require(slide_id)
+        return np.asarray(read_array(self._layout.slide(slide_id) / "coords")[:], np.int32)
 
     def quality(self, slide_id: str, *, encoder: str | None = None) -> dict[str, npt.NDArray[np.float32]]:
         """Every quality measure of every planned tile, by name, each (N,) float32.
@@ -169,7 +168,7 @@ class FeatureStore:
         Example:
             >>> sharp = store.quality("a")["focus"] > 0.15            # doctest: +SKIP
         """
-        self._require(slide_id)
+        self.require(slide_id)
         found = self._columns(self._layout.slide(slide_id) / "quality")
         if encoder is not None:
             keys = [self._finished_key(slide_id, encoder)]
@@ -187,7 +186,7 @@ class FeatureStore:
         Raises:
             UnknownNameError: No such slide, or no annotations were given for it.
         """
-        self._require(slide_id)
+        self.require(slide_id)
         if labels_source(self.path, slide_id) is None:
             raise UnknownNameError(
                 f"store {self.path}, slide {slide_id!r}: no annotations; 'wsikit extract ... --annotations FOLDER' "
@@ -260,34 +259,34 @@ class FeatureStore:
             )
         return key
 
-    def _require(self, slide_id: str) -> None:
-        if not self._layout.plan_record(slide_id).exists():
+    def require(self, slide_id: str) -> None:
+        """Raise UnknownNameError where the store has no planned slide of that name; those near it are named."""
+        if not self._layout.plan_record(slide_id).is_file():
             known = self.slide_ids
             raise UnknownNameError(
                 f"store {self.path}: no slide {slide_id!r}{nearest(slide_id, known)} (it has {len(known)} slides)"
             )
 
-    def _columns(self, path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    def _columns(self, path: StorePath) -> dict[str, npt.NDArray[np.float32]]:
         """The columns of an (N, M) array that has their names in its attributes."""
-        array = self._array(path)
+        array = read_array(path)
         values = np.asarray(array[:], np.float32)
         return {str(name): values[:, i] for i, name in enumerate(array.attrs["names"])}
 
-    @staticmethod
-    def _array(path: Path) -> Any:
-        import zarr
 
-        return zarr.open_array(path, mode="r")
-
-
-def open_store(path: str | PathLike[str]) -> FeatureStore:
+def open_store(path: str | PathLike[str] | ObjectPath) -> FeatureStore:
     """Open a feature store for reading.
+
+    Args:
+        path: Its folder, or where it lies in a bucket: ``"s3://bucket/cohort.zarr"``.
 
     Raises:
         StoreError: Not a wsikit store, or one of a later version.
+        StoreAccessError: The bucket is not there or cannot be read.
+        ConfigError: A URL that names no store, or the extra ``cloud`` is not installed.
 
     Example:
         >>> store = wk.open_store("cohort.zarr")          # doctest: +SKIP
         >>> bag = store.bag("a", encoder="colour")        # doctest: +SKIP
     """
-    return FeatureStore(Path(path))
+    return FeatureStore(place_of(path))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from wsikit.errors import StoreError, UnknownNameError
-from wsikit.provenance import sha256_file
+from wsikit.errors import StoreError
 from wsikit.store import format as fmt
-from wsikit.store.objects import read_record
+from wsikit.store.objects import files_below, read_record, sha256_of
+from wsikit.store.places import ObjectPath, StorePath, name_in
 from wsikit.store.reader import FeatureStore
 from wsikit.store.writer import missing_shards, read_plan
 
@@ -48,11 +47,9 @@ def verify_store(
     Returns:
         Findings, none if all is well.
     """
-    known = store.slide_ids
     findings = []
-    for slide_id in known if slide_ids is None else slide_ids:
-        if slide_id not in known:
-            raise UnknownNameError(f"store {store.path}: no slide {slide_id!r} (it has {len(known)} slides)")
+    for slide_id in store.slide_ids if slide_ids is None else slide_ids:
+        store.require(slide_id)
         findings += list(_verify_slide(store, slide_id))
         progress(slide_id)
     if slide_ids is None:
@@ -63,7 +60,8 @@ def verify_store(
 def verify_listing(store: FeatureStore) -> list[Finding]:
     """Slide groups that no plan record names: a killed run left them."""
     known = set(store.slide_ids)
-    groups = sorted(p.name for p in fmt.Layout(store.path).slides.iterdir() if p.is_dir())
+    slides = fmt.Layout(store.path).slides.iterdir()  # beside them lies one file
+    groups = sorted(p.name for p in slides if p.name != "zarr.json" and (isinstance(p, ObjectPath) or p.is_dir()))
     return [Finding(name, "unfinished", "its plan is not finished") for name in groups if name not in known]
 
 
@@ -71,10 +69,10 @@ def _verify_slide(store: FeatureStore, slide_id: str) -> Iterator[Finding]:
     layout = fmt.Layout(store.path)
     recorded: set[str] = set()
     damaged = False
-    for path in sorted(p for p in layout.done(slide_id).rglob("*") if p.is_file()):
+    for path in files_below(layout.done(slide_id)):
         record = read_record(path)
         if record is None:
-            yield Finding(slide_id, "damaged", f"done record {path.relative_to(store.path)} cannot be read")
+            yield Finding(slide_id, "damaged", f"done record {name_in(store.path, path)} cannot be read")
             damaged = True
             continue
         for name, facts in record["objects"].items():
@@ -85,8 +83,8 @@ def _verify_slide(store: FeatureStore, slide_id: str) -> Iterator[Finding]:
             if wrong:
                 yield Finding(slide_id, "damaged", f"{name}: {wrong}")
                 damaged = True
-    for path in sorted(p for p in layout.slide(slide_id).rglob("*") if p.is_file()):
-        name = path.relative_to(store.path).as_posix()
+    for path in files_below(layout.slide(slide_id)):
+        name = name_in(store.path, path)
         if name not in recorded and path.name != "zarr.json":
             yield Finding(slide_id, "unknown", f"{name} is in no done record (left by a killed run?)")
     if damaged:
@@ -94,12 +92,12 @@ def _verify_slide(store: FeatureStore, slide_id: str) -> Iterator[Finding]:
     yield from _verify_values(store, slide_id)
 
 
-def _object_wrong(path: Path, facts: dict[str, object]) -> str:
-    if not path.exists():
+def _object_wrong(path: StorePath, facts: dict[str, object]) -> str:
+    if not path.is_file():
         return "missing"
     if path.stat().st_size != facts["bytes"]:
         return f"{path.stat().st_size} bytes, recorded {facts['bytes']}"
-    found = sha256_file(path)
+    found = sha256_of(path)
     return "" if found == facts["sha256"] else f"sha256 {found[:12]}..., recorded {str(facts['sha256'])[:12]}..."
 
 

@@ -6,9 +6,7 @@ function writes is synced and named with its hash in a done record before it ret
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,25 @@ import numpy.typing as npt
 from wsikit.config import config_hash, differences
 from wsikit.errors import ChangedError, StoreError
 from wsikit.store import format as fmt
-from wsikit.store.objects import is_whole, read_record, sweep_partials, sync, write_record
+from wsikit.store.objects import (
+    attributes_of,
+    files_below,
+    is_whole,
+    read_record,
+    remove_tree,
+    sweep_partials,
+    sync,
+    write_record,
+    zarr_place,
+)
+from wsikit.store.places import StorePath, name_in
 
 
-def begin_store(root: Path, configuration: Mapping[str, Any]) -> None:
+def begin_store(root: StorePath, configuration: Mapping[str, Any]) -> None:
     """Create a store, or check that an existing one has the same configuration.
 
     Args:
-        root: The store's folder; its parent must exist. The caller holds the lease.
+        root: The store's folder, whose parent must exist, or its prefix in a bucket. The caller holds the lease.
         configuration: Tiling, tissue method, resampling: what must be equal for all slides.
 
     Raises:
@@ -55,28 +64,26 @@ def begin_store(root: Path, configuration: Mapping[str, Any]) -> None:
             "configuration": dict(configuration),
             "configuration-hash": config_hash(configuration),
         }
-        zarr.create_group(root, attributes=attributes, overwrite=False)
+        zarr.create_group(zarr_place(root), attributes=attributes, overwrite=False)
     if not (layout.slides / "zarr.json").exists():
-        zarr.create_group(layout.slides)
+        zarr.create_group(zarr_place(layout.slides))
     if not (layout.private / "zarr.json").exists():
         options = fmt.array_options((0,), "uint8", rows=1)
         note: dict[str, Any] = {"purpose": "run records of wsikit (docs/reference/store-format.md); no data"}
-        zarr.create_array(layout.private, attributes=note, **options)
+        zarr.create_array(zarr_place(layout.private), attributes=note, **options)
     sync([root / "zarr.json", layout.slides / "zarr.json", layout.private / "zarr.json"])
 
 
-def store_attributes(root: Path) -> dict[str, Any]:
+def store_attributes(root: StorePath) -> dict[str, Any]:
     """Attributes of a store's root.
 
     Raises:
         StoreError: Not a store, or one of a later version.
     """
-    import zarr
-
-    if not (root / "zarr.json").exists():
-        hint = "no such folder" if not root.exists() else "it has no zarr.json"
+    if not (root / "zarr.json").is_file():
+        hint = "no such folder" if not root.is_dir() else "it has no zarr.json"
         raise StoreError(f"{root} is not a wsikit store: {hint}")
-    attributes = dict(zarr.open_group(root, mode="r").attrs)
+    attributes = attributes_of(root)
     if attributes.get("encoding-type") != fmt.STORE_TYPE:
         raise StoreError(
             f"{root} is a Zarr group but not a wsikit store: encoding-type {attributes.get('encoding-type')!r}"
@@ -90,7 +97,7 @@ def store_attributes(root: Path) -> dict[str, Any]:
 
 
 def write_plan(
-    root: Path,
+    root: StorePath,
     slide_id: str,
     *,
     attributes: Mapping[str, Any],
@@ -114,9 +121,9 @@ def write_plan(
     # What an unfinished plan left is replaced; features are kept, and count as done only for equal coords.
     (folder / "zarr.json").unlink(missing_ok=True)
     for name in ("coords", "quality"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        remove_tree(folder / name)
     group = zarr.create_group(
-        folder, attributes={"encoding-type": fmt.SLIDE_TYPE, "encoding-version": fmt.VERSION, **attributes}
+        zarr_place(folder), attributes={"encoding-type": fmt.SLIDE_TYPE, "encoding-version": fmt.VERSION, **attributes}
     )
     group.create_array("coords", **fmt.array_options((rows, 2), "int32", rows=max(rows, 1)))[:] = coords
     array = group.create_array(
@@ -127,12 +134,12 @@ def write_plan(
     array[:] = quality
     group.require_group("features")
     objects = [folder / "zarr.json", folder / "features" / "zarr.json"]
-    objects += [p for name in ("coords", "quality") for p in (folder / name).iterdir()]
+    objects += [p for name in ("coords", "quality") for p in files_below(folder / name)]
     write_record(layout.plan_record(slide_id), root, objects, {"tiles": rows})
 
 
 def write_labels(
-    root: Path, slide_id: str, labels: Mapping[str, npt.NDArray[np.float32]], *, source: Mapping[str, Any]
+    root: StorePath, slide_id: str, labels: Mapping[str, npt.NDArray[np.float32]], *, source: Mapping[str, Any]
 ) -> None:
     """Write what was drawn on a slide as labels of its tiles, in place of earlier ones.
 
@@ -147,18 +154,20 @@ def write_labels(
     layout, (rows, plan) = fmt.Layout(root), read_plan(root, slide_id)
     folder, record = layout.slide(slide_id) / "labels", layout.labels_record(slide_id)
     record.unlink(missing_ok=True)  # first: without a record there are no labels
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
     names = sorted(labels)
-    array = zarr.open_group(layout.slide(slide_id), mode="r+").create_array(
+    array = zarr.open_group(
+        zarr_place(layout.slide(slide_id)), mode="r+", zarr_format=3, use_consolidated=False
+    ).create_array(
         "labels",
         attributes={"names": names, **source},
         **fmt.array_options((rows, max(len(names), 1)), "float32", rows=max(rows, 1)),
     )
     array[:] = np.stack([labels[name] for name in names], axis=1) if names else np.float32("nan")
-    write_record(record, root, list(folder.iterdir()), {"plan": plan, **source})
+    write_record(record, root, files_below(folder), {"plan": plan, **source})
 
 
-def labels_source(root: Path, slide_id: str) -> dict[str, Any] | None:
+def labels_source(root: StorePath, slide_id: str) -> dict[str, Any] | None:
     """The done record of a slide's labels, or None where it has none for its tiles."""
     record = read_record(fmt.Layout(root).labels_record(slide_id))
     if record is None or record.get("plan") != read_plan(root, slide_id)[1] or not is_whole(root, record):
@@ -166,20 +175,18 @@ def labels_source(root: Path, slide_id: str) -> dict[str, Any] | None:
     return record
 
 
-def planned(root: Path, slide_id: str) -> bool:
+def planned(root: StorePath, slide_id: str) -> bool:
     """Whether a slide's plan is complete on disk."""
     return is_whole(root, read_record(fmt.Layout(root).plan_record(slide_id)))
 
 
-def slide_attributes(root: Path, slide_id: str) -> dict[str, Any]:
+def slide_attributes(root: StorePath, slide_id: str) -> dict[str, Any]:
     """Attributes of a planned slide."""
-    import zarr
-
-    return dict(zarr.open_group(fmt.Layout(root).slide(slide_id), mode="r").attrs)
+    return attributes_of(fmt.Layout(root).slide(slide_id))
 
 
 def add_features(
-    root: Path,
+    root: StorePath,
     slide_id: str,
     key: str,
     *,
@@ -218,7 +225,7 @@ def add_features(
             )
         return
     group = zarr.create_group(
-        folder,
+        zarr_place(folder),
         attributes={"encoding-type": fmt.FEATURES_TYPE, "encoding-version": fmt.VERSION, "key": key, **attributes},
         overwrite=True,
     )
@@ -236,27 +243,23 @@ def add_features(
     )
 
 
-def features_attributes(root: Path, slide_id: str, key: str) -> dict[str, Any]:
+def features_attributes(root: StorePath, slide_id: str, key: str) -> dict[str, Any]:
     """Attributes of an encoder's features of a slide; empty where they are not begun."""
-    import zarr
-
     folder = fmt.Layout(root).features(slide_id, key)
-    if not (folder / "status" / "zarr.json").exists():  # written last
+    if not (folder / "status" / "zarr.json").is_file():  # written last
         return {}
-    return dict(zarr.open_group(folder, mode="r").attrs)
+    return attributes_of(folder)
 
 
-def stored_quality_names(features: Path) -> list[str]:
+def stored_quality_names(features: StorePath) -> list[str]:
     """Names of the measures that lie beside an encoder's features, in the folder of these; none in older stores."""
-    import zarr
-
-    if not (features / "quality" / "zarr.json").exists():
+    try:
+        return [str(name) for name in attributes_of(features / "quality")["names"]]
+    except FileNotFoundError:
         return []
-    names: Any = zarr.open_array(features / "quality", mode="r").attrs["names"]
-    return [str(name) for name in names]
 
 
-def read_plan(root: Path, slide_id: str) -> tuple[int, str]:
+def read_plan(root: StorePath, slide_id: str) -> tuple[int, str]:
     """Number of planned tiles of a slide, and the hash of their coords, which its features are bound to.
 
     Raises:
@@ -266,13 +269,13 @@ def read_plan(root: Path, slide_id: str) -> tuple[int, str]:
     record = read_record(layout.plan_record(slide_id))
     if record is None:
         raise StoreError(f"store {root}: slide {slide_id!r} is not planned")
-    coords = (layout.slide(slide_id) / "coords").relative_to(root).as_posix() + "/"
+    coords = name_in(root, layout.slide(slide_id) / "coords") + "/"
     hashes = {name: facts["sha256"] for name, facts in record["objects"].items() if name.startswith(coords)}
     return int(record["tiles"]), config_hash(hashes)
 
 
 def write_shard(
-    root: Path,
+    root: StorePath,
     slide_id: str,
     key: str,
     shard: int,
@@ -299,7 +302,7 @@ def write_shard(
 
     layout = fmt.Layout(root)
     folder = layout.features(slide_id, key)
-    group = zarr.open_group(folder, mode="r+")
+    group = zarr.open_group(zarr_place(folder), mode="r+", zarr_format=3, use_consolidated=False)
     values_array, status_array = group["values"], group["status"]
     assert isinstance(values_array, zarr.Array)
     assert isinstance(status_array, zarr.Array)
@@ -334,12 +337,12 @@ def write_shard(
     write_record(layout.shard_record(slide_id, key, shard), root, objects, facts)
 
 
-def missing_shards(root: Path, slide_id: str, key: str) -> list[int]:
+def missing_shards(root: StorePath, slide_id: str, key: str) -> list[int]:
     """Shards of a planned slide without a done record for these coords, or with an object gone or cut short."""
     return open_shards(root, slide_id, key)[0]
 
 
-def open_shards(root: Path, slide_id: str, key: str) -> tuple[list[int], int]:
+def open_shards(root: StorePath, slide_id: str, key: str) -> tuple[list[int], int]:
     """The missing shards, and how many rows of the others have no feature."""
     layout = fmt.Layout(root)
     rows, plan = read_plan(root, slide_id)
