@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
-EXTRAS := encoders,segmenters,cluster,cloud,scverse,docs,test
+EXTRAS := encoders,segmenters,dicom,cluster,cloud,scverse,docs,test
 
 .PHONY: setup demo lint test test-full bench docs
 
@@ -16,7 +16,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 # An S3 server for the tests, apart: its botocore wants an older python-dateutil than constraints.txt has.
 	$(PYTHON) -m venv $(VENV)/s3
-	$(VENV)/s3/bin/python -m pip install --quiet 'moto[s3]==5.2.5' flask flask-cors
+	$(VENV)/s3/bin/python -m pip install --quiet 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5
 	touch $@
 
 demo: setup

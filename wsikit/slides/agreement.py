@@ -18,7 +18,7 @@ _BETWEEN_PX = 1 / 512
 """A level-0 position this near to a pixel of a level is read by OpenSlide without interpolation."""
 
 
-def check_agreement(reader: Reader, model: Reader, levels: Sequence[TiffLevel]) -> None:
+def check_agreement(reader: Reader, model: Reader, levels: Sequence[TiffLevel], name: str) -> None:
     """Compare a reader with a trusted one.
 
     The regions lie across the corners of cells, so that a cell in a wrong place is seen too, and
@@ -28,6 +28,7 @@ def check_agreement(reader: Reader, model: Reader, levels: Sequence[TiffLevel]) 
         reader: The one to be checked.
         model: The one that is right.
         levels: Where the cells of each level are.
+        name: Of the model, for the message.
 
     Raises:
         ValueError: Pixels differ, or no region of level 0, or of a level coded otherwise, can be read by both.
@@ -42,16 +43,14 @@ def check_agreement(reader: Reader, model: Reader, levels: Sequence[TiffLevel]) 
                 continue
             if not np.array_equal(ours, theirs):
                 worst = int(np.abs(ours.astype(np.int16) - theirs).max())
-                raise ValueError(
-                    f"level {number}, {size} px at {xy}: up to {worst} grey levels from what OpenSlide shows"
-                )
+                raise ValueError(f"level {number}, {size} px at {xy}: up to {worst} grey levels from what {name} shows")
             compared += 1
             if compared == (REGIONS if number == 0 else 1):
                 break
         # A small lower level that is damaged throughout must not hand the whole slide to a reader that sees less of
         # the damage: coded as level 0 is, which agrees, it is read the same way.
         if not compared and level.counts.any() and (number == 0 or level.codec != levels[0].codec):
-            raise ValueError(f"level {number}: no region could be compared with OpenSlide: {reason}")
+            raise ValueError(f"level {number}: no region could be compared with {name}: {reason}")
 
 
 def _regions(

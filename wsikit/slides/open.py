@@ -74,7 +74,7 @@ def _first_reader(path: Path, *, scene: str | int | None, only: str | None) -> t
         try:
             return READERS[name].build(path, scene=scene), name, refused
         except SceneError as error:
-            if name == "ome_scenes":  # the file does hold several: no other reader may show the first of them
+            if scene is None or name == "ome_scenes":  # the file does hold several: no other reader may show the first
                 raise
             refused[name] = str(error)
         except WsikitError as error:

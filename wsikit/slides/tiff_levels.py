@@ -67,7 +67,9 @@ def index_levels(path: Path, level_sizes: Sequence[tuple[int, int]]) -> tuple[Ti
     import tifffile
 
     with tifffile.TiffFile(path) as tif:
-        pages = [page for page in (page.aspage() for page in tif.pages) if page.is_tiled]
+        main = [page.aspage() for page in tif.pages]
+        below = [sub.aspage() for page in main for sub in page.pages or ()]  # SubIFDs: the lower levels of OME-TIFF
+        pages = [page for page in main + below if page.is_tiled]
         return tuple(_level(pages, size) for size in level_sizes)
 
 

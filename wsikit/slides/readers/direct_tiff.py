@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from wsikit.errors import TileReadError
 from wsikit.slides.agreement import check_agreement
-from wsikit.slides.base import OK, UNREADABLE, Pixels, register_reader
+from wsikit.slides.base import BACKGROUND, OK, UNREADABLE, Pixels, register_reader
 from wsikit.slides.cells import CellCache, in_threads
 from wsikit.slides.level import LevelChoice, shrink_of
+from wsikit.slides.readers.ome import OmeReader
 from wsikit.slides.readers.openslide import OpenSlideReader
 from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, index_levels, runs
 from wsikit.slides.truncation import TIFF_STARTS
@@ -22,21 +23,22 @@ from wsikit.slides.truncation import TIFF_STARTS
 @register_reader(
     "direct_tiff",
     priority=7,  # before OpenSlide, with which it has to agree; after ome_scenes, which knows of other scenes
-    formats="Aperio SVS, Philips and tiled TIFF whose tiles are JPEG or JPEG 2000",
+    formats="Aperio SVS, Philips, OME-TIFF with one image and tiled TIFF whose tiles are JPEG or JPEG 2000",
     source="https://github.com/cgohlke/tifffile, https://gitlab.com/jfolz/simplejpeg",
     licence="BSD-3-Clause, MIT",
 )
 class DirectTiffReader:
     """A TIFF whose tiles are indexed once, then read with ``pread`` and decoded where they are wanted.
 
-    Sizes, resolution and vendor are OpenSlide's, and a few regions of every level are compared with it when
-    the file is opened: a file that OpenSlide does not open, or shows otherwise, is left to the other readers.
+    Sizes, resolution and vendor are OpenSlide's (for OME-TIFF with one image: the reader ``ome``'s), and a few
+    regions of every level are compared with it when the file is opened: a file that it does not open, or shows
+    otherwise, is left to the other readers.
 
     Regions of coarser levels begin at the level's nearest pixel. (OpenSlide interpolates where a level-0
     position lies between pixels of the level.) A tile whose decoder has a warning is unreadable.
 
     Raises:
-        ValueError: Not such a TIFF, or its pixels are not those that OpenSlide shows.
+        ValueError: Not such a TIFF, or its pixels are not those that the other reader shows.
     """
 
     thread_safe = True
@@ -47,16 +49,16 @@ class DirectTiffReader:
         with path.open("rb") as file:
             if file.read(4) not in TIFF_STARTS:
                 raise ValueError("not a TIFF file")
-        model = OpenSlideReader(path, scene=scene)
+        model, name = _model_of(path, scene)
         try:
             self.vendor, self.level_sizes = model.vendor, model.level_sizes
             self.level_downsamples = model.level_downsamples
             self.recorded_mpp, self.mpp_source = model.recorded_mpp, model.mpp_source
             self._levels: tuple[TiffLevel, ...] = index_levels(path, self.level_sizes)
             self.can_shrink = all(level.can_shrink for level in self._levels)
-            self._decoder = CellDecoder(path, model.background)
+            self._decoder = CellDecoder(path, getattr(model, "background", (BACKGROUND,) * 3))
             try:
-                check_agreement(self, model, self._levels)
+                check_agreement(self, model, self._levels, name)
             except BaseException:
                 self._decoder.close()
                 raise
@@ -140,6 +142,13 @@ class DirectTiffReader:
             self._pool.shutdown()
         self._pool = self._cells = None
         self._decoder.close()
+
+
+def _model_of(path: Path, scene: str | None) -> tuple[OpenSlideReader | OmeReader, str]:
+    try:
+        return OmeReader(path, scene=scene), "the reader 'ome'"
+    except ValueError:
+        return OpenSlideReader(path, scene=scene), "OpenSlide"
 
 
 def _whole(origins: npt.NDArray[np.int64], level: TiffLevel) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsikit.errors import NotBrightfieldError, SceneError, TileReadError
 from wsikit.geometry import Mpp
-from wsikit.slides.base import Pixels, plausible_mpp, register_reader
+from wsikit.slides.base import BACKGROUND, Pixels, plausible_mpp, register_reader
 
 _UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
@@ -39,6 +39,7 @@ class OmeScenesReader:
 
     thread_safe = False
     vendor = "ome-tiff"
+    several = True
 
     def __init__(self, path: Path, *, scene: str | int | None = None) -> None:
         import tifffile
@@ -53,9 +54,42 @@ class OmeScenesReader:
 
     def _open(self, wanted: str | int | None) -> None:
         scenes = _list_scenes(self._tif)
-        if len(scenes) < 2:
-            raise ValueError("not an OME-TIFF with several scenes or focal planes")
-        self.scenes = tuple(s.name for s in scenes)
+        if (len(scenes) > 1) is not self.several or not scenes:
+            raise ValueError(
+                f"not an OME-TIFF with {'several scenes or focal planes' if self.several else 'one image'}"
+            )
+        self.scenes = tuple(s.name for s in scenes) if self.several else ()
+        if self.several:
+            chosen = self._choose(scenes, wanted)
+        elif wanted is None:
+            chosen = scenes[0]
+        else:
+            raise SceneError(f"slide {self._path}: an OME-TIFF with one image has no scenes (asked for {wanted!r})")
+        series = self._tif.series[chosen.series]
+        axes = series.axes
+        rgb = axes.endswith("YXS") and series.dtype == np.uint8 and series.shape[-1] in (3, 4)
+        self.recorded_mpp = _ome_mpp(self._tif, chosen.series)
+        if not self.several and (not rgb or series.ndim != 3 or self.recorded_mpp is None):
+            raise ValueError(
+                f"axes {axes}, {series.dtype}, mpp {self.recorded_mpp}; expected 8-bit RGB with a resolution"
+            )
+        if not rgb:
+            raise NotBrightfieldError(
+                f"slide {self._path}, scene {chosen.name!r}: axes {axes}, {series.dtype}; wsikit reads 8-bit RGB"
+            )
+        import zarr
+
+        self._levels: list[Any] = [
+            zarr.open_array(store=series.aszarr(level=number, fillvalue=BACKGROUND), mode="r")
+            for number in range(len(series.levels))
+        ]
+        self._plane = chosen.plane
+        sizes = [(int(a.shape[-2]), int(a.shape[-3])) for a in self._levels]
+        self.level_sizes = tuple(sizes)
+        self.level_downsamples = tuple((sizes[0][0] / w + sizes[0][1] / h) / 2 for w, h in sizes)
+        self.mpp_source = "OME PhysicalSizeX, PhysicalSizeY"
+
+    def _choose(self, scenes: list[_Scene], wanted: str | int | None) -> _Scene:
         chosen = next((s for i, s in enumerate(scenes) if wanted in (s.name, i)), None)
         if chosen is None:
             found = "none was chosen" if wanted is None else f"{wanted!r} is not one of them"
@@ -63,21 +97,7 @@ class OmeScenesReader:
                 f"slide {self._path}: {len(scenes)} scenes or focal planes ({', '.join(map(repr, self.scenes))}) "
                 f"and {found}; choose with scene=, --scene or the manifest column 'scene'"
             )
-        series = self._tif.series[chosen.series]
-        axes = series.axes
-        if not axes.endswith("YXS") or series.dtype != np.uint8 or series.shape[-1] not in (3, 4):
-            raise NotBrightfieldError(
-                f"slide {self._path}, scene {chosen.name!r}: axes {axes}, {series.dtype}; wsikit reads 8-bit RGB"
-            )
-        import zarr
-
-        self._levels: list[Any] = [zarr.open_array(store=level.aszarr(), mode="r") for level in series.levels]
-        self._plane = chosen.plane
-        sizes = [(int(a.shape[-2]), int(a.shape[-3])) for a in self._levels]
-        self.level_sizes = tuple(sizes)
-        self.level_downsamples = tuple((sizes[0][0] / w + sizes[0][1] / h) / 2 for w, h in sizes)
-        self.recorded_mpp = _ome_mpp(self._tif, chosen.series)
-        self.mpp_source = "OME PhysicalSizeX, PhysicalSizeY"
+        return chosen
 
     def read(self, xy_level0: tuple[int, int], size_px: tuple[int, int], level: int) -> Pixels:
         """RGB of a region of the chosen scene."""

@@ -10,6 +10,7 @@ import numpy as np
 from wsikit.errors import SceneError, TileReadError
 from wsikit.geometry import Mpp
 from wsikit.slides.base import BACKGROUND, Pixels, plausible_mpp, register_reader
+from wsikit.slides.readers.tiffslide import refuse_unless_rgb
 
 
 @register_reader(
@@ -24,6 +25,8 @@ class OpenSlideReader:
 
     A failed read leaves an OpenSlide handle in an error state in which every later read fails too,
     so that one corrupt tile would take the whole slide with it: the handle is opened anew instead.
+
+    OpenSlide shows a tiled TIFF of one channel, or of 16 bits, as if it were RGB: those are refused here.
     """
 
     thread_safe = True
@@ -38,6 +41,12 @@ class OpenSlideReader:
         self._slide = openslide.OpenSlide(str(path))
         properties = self._slide.properties
         self.vendor = properties.get("openslide.vendor", "unknown")
+        if self.vendor == "generic-tiff":
+            try:
+                refuse_unless_rgb(path)
+            except BaseException:
+                self._slide.close()
+                raise
         self.level_sizes = tuple(self._slide.level_dimensions)
         self.level_downsamples = tuple(self._slide.level_downsamples)
         self.recorded_mpp: Mpp | None = plausible_mpp(

@@ -33,6 +33,7 @@ class TiffSlideReader:
         if scene is not None:
             raise SceneError(f"slide {path}: tiffslide cannot choose a scene (asked for {scene!r})")
         refuse_unless_rgb(path)
+        _refuse_unstitched(path)
         self._path = path
         self._slide = tiffslide.TiffSlide(str(path))
         properties = self._slide.properties
@@ -56,6 +57,14 @@ class TiffSlideReader:
     def close(self) -> None:
         """Give back the file handle."""
         self._slide.close()
+
+
+def _refuse_unstitched(path: Path) -> None:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tif:
+        if tif.is_bif:  # only OpenSlide moves its tiles to where they belong
+            raise ValueError("tiles of a Ventana BIF may overlap, and tiffslide does not stitch them")
 
 
 def refuse_unless_rgb(path: Path) -> None:
