@@ -33,8 +33,7 @@ import psutil
 import wsikit as wk
 from wsikit.encoders.card import EncoderCard
 from wsikit.encoders.registry import register_encoder
-from wsikit.extract import plan
-from wsikit.extract import worker as tasks
+from wsikit.extract import features, plan
 from wsikit.extract.pictures import picture_path
 from wsikit.extract.run import Progress
 from wsikit.extract.settings import EncoderSettings
@@ -98,7 +97,7 @@ def no_picture(report: Path, slide_id: str, *_: Any) -> None:
     write_atomic(picture_path(report, slide_id), b"no picture")
 
 
-tasks.tile_quality, plan.picture_plan = no_quality, no_picture  # workers import this script: theirs too
+features.tile_quality, plan.picture_plan = no_quality, no_picture  # workers import this script: theirs too
 
 
 def plant(folder: Path, slides: int) -> list[int]:
