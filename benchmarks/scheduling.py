@@ -8,7 +8,7 @@ most 60,000.
 The run is killed (client and workers, SIGKILL) when half of the slides are done, resumed, and then repeated on
 the finished store. A file's fingerprint is of a small file on a local disk: on a network disk add its 18 reads.
 
-    python benchmarks/scheduling.py                                     # minutes, and some GB in --folder
+    python benchmarks/scheduling.py                 # half an hour on two busy cores, and 7 GB in --folder
     python benchmarks/scheduling.py --slides 300 --json numbers.json
 """
 
