@@ -39,7 +39,7 @@ def test_extract_shows_a_table_and_fails_with_1(place):
     out = " ".join(done.stdout.split())
     assert "good │ done │ 6 │ 0 │ 3 │" in out
     assert "bad │ unreadable │ 0" in out
-    assert "none of 4 readers opens it" in out
+    assert re.search(r"none of \d readers opens it", out)
     assert re.search(r"1 slides done, 1 not; 6 tiles have features \([\d,]+ read per second\)\.", out)
     assert (folder / "a.report" / "index.html").exists()
     assert str(folder / "a.report" / "slides.csv") in done.stdout

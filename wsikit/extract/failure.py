@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wsikit.errors import ConfigError, StoreAccessError, WsikitError
+from wsikit.errors import ConfigError, SlideOpenError, StoreAccessError, WsikitError
 from wsikit.extract.inputs import SlideEntry
 from wsikit.store.format import Layout
 from wsikit.store.places import ObjectPath, StorePath
@@ -60,6 +60,9 @@ def failure_of(error: Exception, entry: SlideEntry) -> Failure:
         )
     if isinstance(error, WsikitError):
         state, reason, trace = error.state, str(error), ""
+    elif isinstance(error, OSError) and not entry.path.exists():
+        state, trace = SlideOpenError.state, ""
+        reason = f"slide {entry.slide_id}: no such file any more: it was moved, or its disk is gone ({error})"
     else:
         state, reason = "failed", f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))

@@ -52,7 +52,7 @@ class _Told:
     """Tells the client how far the tiles are, once a second at most: the scheduler hears this from all workers."""
 
     def __init__(self, topic: str) -> None:
-        self._topic, self._tiles, self._last = topic, 0, time.monotonic()
+        self._topic, self._tiles, self._last = topic, 0, 0.0  # the first batch is told at once
 
     def count(self, tiles: int) -> None:
         self._tiles += tiles

@@ -33,5 +33,6 @@ def slide_inodes(tiles: int) -> int:
     return 2 * (groups + arrays) + records + 1 + per_shard * fmt.shards_of(tiles)
 
 
-STORE_INODES = 10
-"""Of the store itself: root, slides and .wsikit with their zarr.json, done, lease with a lease, run.json."""
+STORE_INODES = 13
+"""Of the store itself: root, slides and .wsikit with their zarr.json, done, lease with a lease, run.json, devices with
+the key's folder and a record in it."""
