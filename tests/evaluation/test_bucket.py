@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.predict import predict_slides
@@ -21,6 +22,7 @@ evaluation: {{bootstrap: 100, permutations: 100}}
 """
 
 
+@pytest.mark.slow
 def test_crossval_and_predict(planted, bucket, tmp_path):
     url = f"{bucket}/cohort.zarr"
     merge_stores(url, [planted / "features.zarr"])

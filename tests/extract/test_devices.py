@@ -23,6 +23,7 @@ from wsikit.errors import ConfigError
 from wsikit.extract.devices import ROWS, Newcomer, agreements
 from wsikit.extract.failure import MixedDevicesError
 from wsikit.extract.inputs import collect_slides
+from wsikit.extract.settings import EncoderSettings
 from wsikit.extract.status import store_status
 from wsikit.slides.tiling import TilingSpec
 from wsikit.store.format import Layout
@@ -200,3 +201,12 @@ def test_a_worker_of_another_kind_ends_the_run(cohort, tmp_path):
     again = wsikit(*command, "--mixed-devices")  # by now there surely are rows to compare
     assert re.search(r"made by (cpu and mps|mps and cpu), which agree", again.stdout), again.stdout
     assert "which agree: cosine of 64 rows at least 1.000000" in wsikit("verify", "a.zarr").stdout
+
+
+def test_auto_is_the_cpu_for_an_encoder_that_knows_no_other():
+    """A GPU node with ``--encoder colour``: the default must not be refused, nor put on record as the GPU's work."""
+    assert EncoderSettings("colour").device_where("cuda:1") == "cpu"
+    assert EncoderSettings("texture").device_where("cuda:1") == "cuda:1"
+    assert EncoderSettings("timm:vit_small_patch16_224").device_where("cuda:1") == "cuda:1"
+    assert EncoderSettings("colour", device="cuda").device_where("cuda:1") == "cuda:1"  # asked for: refused by name
+    assert EncoderSettings("texture").device_where("cpu") == "cpu"

@@ -186,7 +186,7 @@ def _time_encoder(asked: EncoderSettings, tile_px: int, target_mpp: float) -> En
     torch.set_num_threads(asked.threads)
     device = asked.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = asked.device_where("cuda" if torch.cuda.is_available() else "cpu")
     options = {} if asked.weights is None else {"weights": asked.weights}
     try:
         encoder = create_encoder(asked.name, precision=asked.precision, device=device, **options)

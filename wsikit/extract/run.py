@@ -187,8 +187,10 @@ def extract_features(
         raise ConfigError(f"workers={workers}; at least 1")
     asked = _encoders([encoder] if isinstance(encoder, (str, EncoderSettings)) else encoder)
     progress = progress or Progress()
+    # One worker for each GPU, unless none of the encoders would use it.
+    device = asked[0].device if any(one.device_where("cuda") != "cpu" for one in asked) else "cpu"
     crew, threads = crew_for(
-        workers=workers, device=asked[0].device, scheduler=scheduler, cluster=cluster,
+        workers=workers, device=device, scheduler=scheduler, cluster=cluster,
         worker_timeout_s=worker_timeout_s, progress=progress,
     )  # fmt: skip
     report, key = report_folder(root), None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsikit.encoders.registry import encoder_card
 from wsikit.errors import ConfigError
 from wsikit.extract.stage import StageSettings
 from wsikit.slides.stain_norm import STAIN_METHODS, stain_identity
@@ -49,6 +50,12 @@ class EncoderSettings:
             )
         if self.stain is not None:
             STAIN_METHODS[self.stain]  # an unknown name ends here, before any work
+
+    def device_where(self, there: str) -> str:
+        """The device, on a machine that has ``there`` ("cuda:0"); "auto" is the CPU for an encoder that knows no other."""
+        if self.device == "auto" and ":" not in self.name:  # members of a family run on both
+            return there if there.partition(":")[0] in encoder_card(self.name).devices else "cpu"
+        return there
 
     @property
     def stain_identity(self) -> dict[str, Any] | None:

@@ -218,13 +218,14 @@ class ExtractPlugin(WorkerPlugin):
 
     def _build(self, asked: EncoderSettings) -> Built:
         options = {} if asked.weights is None else {"weights": asked.weights}
-        encoder = create_encoder(asked.name, precision=asked.precision, device=self.device, **options)
+        device = asked.device_where(self.device)
+        encoder = create_encoder(asked.name, precision=asked.precision, device=device, **options)
         stain = asked.stain_identity
         attributes = {
             "card": asdict(encoder.card),
             "identity": features_identity(encoder, stain),
             "run": {"batch_size": asked.batch_size, "threads": asked.threads},
-            "made_with": {"device": self.device.split(":")[0], "cpu": _cpu_capability(), **versions(_VERSIONS)},
+            "made_with": {"device": device.split(":")[0], "cpu": _cpu_capability(), **versions(_VERSIONS)},
         }
         facts = EncoderFacts(encoder_key(encoder, stain=stain), encoder.card.dim, attributes)
         return Built(asked, encoder, facts)
