@@ -52,7 +52,7 @@ class EncoderSettings:
             STAIN_METHODS[self.stain]  # an unknown name ends here, before any work
 
     def device_where(self, there: str) -> str:
-        """The device, on a machine that has ``there`` ("cuda:0"); "auto" is the CPU for an encoder that knows no other."""
+        """The device where a machine has ``there`` ("cuda:0"); "auto" is the CPU for an encoder that knows no other."""
         if self.device == "auto" and ":" not in self.name:  # members of a family run on both
             return there if there.partition(":")[0] in encoder_card(self.name).devices else "cpu"
         return there
