@@ -14,7 +14,7 @@ from wsikit.layers.packed import pad
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 OFFSETS = torch.tensor([0, 2, 5])
-COORDS = torch.arange(10, dtype=torch.int32).reshape(5, 2)
+GRID = torch.arange(10, dtype=torch.int32).reshape(5, 2)
 EDGES = torch.tensor([[0, 3], [1, 4]])
 PADDED, MASK = pad(X, OFFSETS)
 SPOILT = X.clone()
@@ -25,11 +25,11 @@ class Echo(Aggregator):
     """Keeps what ``pool`` was given."""
 
     card = AggregatorCard(
-        name="echo", summary="-", paper="-", repository="-", licence="-", uses_coords=True, uses_edges=True
+        name="echo", summary="-", paper="-", repository="-", licence="-", uses_grid=True, uses_edges=True
     )
 
-    def pool(self, x: Tensor, offsets: Tensor, coords: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
-        self.given = (x, offsets, coords, edges)
+    def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
+        self.given = (x, offsets, grid, edges)
         return AggregatorOutput(x[offsets[:-1]], torch.stack([x[:, 0], x[:, 1]], dim=1), instance_logits=x[:, :1])
 
 
@@ -39,10 +39,10 @@ def echo() -> Echo:
 
 
 def test_pool_gets_the_same_from_packed_and_padded_bags(echo: Echo) -> None:
-    echo(X, offsets=OFFSETS, coords=COORDS, edges=EDGES)
+    echo(X, offsets=OFFSETS, grid=GRID, edges=EDGES)
     packed = echo.given
-    echo(PADDED, mask=MASK, coords=pad(COORDS, OFFSETS)[0], edges=EDGES)
-    for of_packed, of_padded, expected in zip(packed, echo.given, (X, OFFSETS, COORDS, EDGES), strict=True):
+    echo(PADDED, mask=MASK, grid=pad(GRID, OFFSETS)[0], edges=EDGES)
+    for of_packed, of_padded, expected in zip(packed, echo.given, (X, OFFSETS, GRID, EDGES), strict=True):
         assert of_packed is not None
         assert torch.equal(of_packed, expected)
         assert of_padded is not None
@@ -50,14 +50,14 @@ def test_pool_gets_the_same_from_packed_and_padded_bags(echo: Echo) -> None:
 
 
 def test_a_single_bag_needs_no_offsets(echo: Echo) -> None:
-    output = echo(X, coords=COORDS, edges=EDGES)
+    output = echo(X, grid=GRID, edges=EDGES)
     assert echo.given[1].tolist() == [0, 5]
     assert output.embedding.shape == (1, 4)
     assert output.attention.shape == (5, 2)
 
 
 def test_attention_and_logits_come_back_in_the_layout_of_the_bags(echo: Echo) -> None:
-    output = echo(PADDED, mask=MASK, coords=pad(COORDS, OFFSETS)[0], edges=EDGES)
+    output = echo(PADDED, mask=MASK, grid=pad(GRID, OFFSETS)[0], edges=EDGES)
     assert torch.equal(output.attention, pad(X[:, :2], OFFSETS)[0])
     assert torch.equal(output.instance_logits, pad(X[:, :1], OFFSETS)[0])
 
@@ -91,10 +91,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"x": PADDED, "offsets": None, "mask": MASK.int()}, "mask of type torch.int32; expected bool, True = valid"),
     ({"x": PADDED, "offsets": None, "mask": MASK[:, :2]}, "x of shape (2, 3, 4) with a mask of shape (2, 2)"),
     ({"x": X, "offsets": None, "mask": MASK}, "x of shape (5, 4) with a mask of shape (2, 3)"),
-    ({"x": PADDED, "offsets": None, "mask": MASK}, "but coords of shape (5, 2); expected (2, 3, 2)"),
-    ({"coords": None}, "'echo' uses coordinates, but none were given"),
-    ({"coords": COORDS[:4]}, "5 instances but coords of shape (4, 2); expected (5, 2)"),
-    ({"coords": COORDS / 0}, "coords hold NaN or infinity"),
+    ({"x": PADDED, "offsets": None, "mask": MASK}, "but grid of shape (5, 2); expected (2, 3, 2)"),
+    ({"grid": None}, "'echo' uses the grid, but none was given"),
+    ({"grid": GRID[:4]}, "5 instances but grid of shape (4, 2); expected (5, 2)"),
+    ({"grid": GRID * 256.0}, "grid of type torch.float32; expected whole numbers, steps of the grid"),
     ({"edges": None}, "'echo' uses edges, but none were given"),
     ({"edges": EDGES.T[:1]}, "edges of shape (1, 2), torch.int64; expected (2, number of edges) int64"),
     ({"edges": EDGES.int()}, "edges of shape (2, 2), torch.int32"),
@@ -105,7 +105,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changed", "message"), REFUSED)
 def test_what_does_not_fit_is_refused_by_name(echo: Echo, changed: dict[str, Any], message: str) -> None:
-    given = {"x": X, "offsets": OFFSETS, "coords": COORDS, "edges": EDGES} | changed
+    given = {"x": X, "offsets": OFFSETS, "grid": GRID, "edges": EDGES} | changed
     with pytest.raises(ConfigError, match=re.escape(message)):
         echo(given.pop("x"), **given)
 
@@ -114,11 +114,11 @@ def test_an_empty_bag_of_a_padded_batch_is_refused_by_its_number(echo: Echo) -> 
     mask = MASK.clone()
     mask[1] = False
     with pytest.raises(ConfigError, match="bag 1 is empty"):
-        echo(PADDED, mask=mask, coords=pad(COORDS, OFFSETS)[0])
+        echo(PADDED, mask=mask, grid=pad(GRID, OFFSETS)[0])
 
 
 def test_no_edges_are_edges_too(echo: Echo) -> None:
-    assert echo(X, coords=COORDS, edges=EDGES[:, :0]).embedding.shape == (1, 4)
+    assert echo(X, grid=GRID, edges=EDGES[:, :0]).embedding.shape == (1, 4)
 
 
 def test_own_loss_is_zero_unless_a_model_has_one() -> None:
@@ -130,5 +130,5 @@ def test_a_model_without_pool_says_so() -> None:
     class Empty(Aggregator):
         card = AggregatorCard(name="empty", summary="-", paper="-", repository="-", licence="-")
 
-    with pytest.raises(NotImplementedError, match=r"Empty must define pool\(x, offsets, coords, edges\)"):
+    with pytest.raises(NotImplementedError, match=r"Empty must define pool\(x, offsets, grid, edges\)"):
         Empty(4, 4)(X)

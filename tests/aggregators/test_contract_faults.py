@@ -27,14 +27,14 @@ class Sound(Aggregator):
         super().__init__(D, D)
         self.project = nn.Linear(D, D)
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         return AggregatorOutput(segment_mean(self.project(x), offsets))
 
 
 class Attentive(Sound):
     card = ATTENTIVE
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         h = self.project(x)
         attention = self.attend(h, offsets)
         return AggregatorOutput(segment_weighted_sum(h, attention, offsets), attention)
@@ -54,9 +54,9 @@ class SoftmaxOverPadding(Attentive):
 class ReadsPadding(Attentive):
     """Computes on padded batches of its own, with what stands at padding."""
 
-    def forward(self, x, *, offsets=None, mask=None, coords=None, edges=None):  # type: ignore[no-untyped-def]
+    def forward(self, x, *, offsets=None, mask=None, grid=None, edges=None):  # type: ignore[no-untyped-def]
         if mask is None:
-            return super().forward(x, offsets=offsets, coords=coords, edges=edges)
+            return super().forward(x, offsets=offsets, grid=grid, edges=edges)
         h = self.project(x)
         # the padding is taken out of the softmax, but not out of the mean that is added
         attention = h[..., 0].masked_fill(~mask, -torch.inf).softmax(dim=1)
@@ -66,13 +66,13 @@ class ReadsPadding(Attentive):
 class MixesBags(Sound):
     """Centres on the mean of all packed rows."""
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
-        return super().pool(x - x.mean(dim=0) / 2, offsets, coords, edges)
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().pool(x - x.mean(dim=0) / 2, offsets, grid, edges)
 
 
 class DropoutLeftOn(Sound):
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
-        return super().pool(nn.functional.dropout(x, 0.5), offsets, coords, edges)
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().pool(nn.functional.dropout(x, 0.5), offsets, grid, edges)
 
 
 class MovesStatistics(Sound):
@@ -82,14 +82,14 @@ class MovesStatistics(Sound):
         super().__init__()
         self.register_buffer("seen", torch.zeros(()))
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         self.seen += 1
-        return super().pool(x, offsets, coords, edges)
+        return super().pool(x, offsets, grid, edges)
 
 
 class ChangesItsInput(Sound):
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
-        return super().pool(x.clamp_(min=0), offsets, coords, edges)
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().pool(x.clamp_(min=0), offsets, grid, edges)
 
 
 class UnusedParameter(Sound):
@@ -105,12 +105,12 @@ class DetachedParameter(Sound):
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(()))
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
-        return super().pool(x + 0 * self.shift, offsets, coords, edges)
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().pool(x + 0 * self.shift, offsets, grid, edges)
 
 
 class FirstInstanceCounts(Sound):
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         return AggregatorOutput(self.project(x)[offsets[:-1]])
 
 
@@ -125,14 +125,14 @@ class BatchNorm(Sound):
         super().__init__()
         self.norm = nn.BatchNorm1d(D)
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
-        return super().pool(self.norm(x), offsets, coords, edges)
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().pool(self.norm(x), offsets, grid, edges)
 
 
 class SpreadOfTheBag(Sound):
     """The standard deviation over n - 1: that of one instance is 0 / 0."""
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         h = self.project(x)
         mean = segment_mean(h, offsets)
         square = segment_mean((h - mean[bag_index(offsets)]) ** 2, offsets)
@@ -157,7 +157,7 @@ class NoAttention(Sound):
 class EveryPair(Sound):
     """An N x N matrix for each bag."""
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         h = self.project(x)
         return AggregatorOutput(torch.stack([((part @ part.T) @ part).mean(0) for part in h.split(bag_sizes(offsets))]))
 
@@ -165,7 +165,7 @@ class EveryPair(Sound):
 class OverflowsInHalf(Sound):
     """Its float16 bound of 65,504 is passed."""
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
         h = self.project(x)
         return AggregatorOutput(segment_mean((h * 1e5).half() if h.dtype == torch.bfloat16 else h, offsets))
 
@@ -177,8 +177,8 @@ class HiddenState(Sound):
         super().__init__()
         self.scale = float(torch.rand(()))
 
-    def pool(self, x, offsets, coords, edges):  # type: ignore[no-untyped-def]
-        return super().pool(x * self.scale, offsets, coords, edges)
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().pool(x * self.scale, offsets, grid, edges)
 
 
 class SystemRandom(Sound):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsikit.cohort.bags import Bags, pack
+from wsikit.cohort.bags import SLIDE_GAP, Bags, pack
 from wsikit.cohort.endpoints import ClassLabel
 from wsikit.cohort.table import load_cohort
 from wsikit.store.reader import open_store
@@ -19,7 +19,7 @@ def cohort(store, tmp_path_factory):
 
 
 def equal(one, other):
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("x", "coords"))
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("x", "grid"))
 
 
 def test_a_bag_is_the_union_of_its_slides_in_order(cohort, store):
@@ -28,6 +28,9 @@ def test_a_bag_is_the_union_of_its_slides_in_order(cohort, store):
     parts = [source.bag(name, encoder="toy") for name in ("s0", "s1")]
     np.testing.assert_array_equal(bag.x, np.concatenate([p.x for p in parts]))
     np.testing.assert_array_equal(bag.coords, np.concatenate([p.coords for p in parts]))
+    first, second = bag.grid[:3], bag.grid[3:]
+    np.testing.assert_array_equal(first, parts[0].grid - parts[0].grid.min(0))
+    np.testing.assert_array_equal(second - [0, SLIDE_GAP], parts[1].grid - parts[1].grid.min(0))  # apart, from a multiple
     assert bag.slide.tolist() == [0] * 3 + [1] * 5
     assert [s.slide_id for s in bag.slides] == ["s0", "s1"]
     assert bag.x.dtype == np.float16
@@ -47,7 +50,7 @@ def test_a_batch_lays_bags_one_after_the_other(cohort):
     for i, position in enumerate([3, 0, 1]):
         rows = slice(batch.offsets[i], batch.offsets[i + 1])
         np.testing.assert_array_equal(batch.x[rows], bags[position].x)
-        np.testing.assert_array_equal(batch.coords[rows], bags[position].coords)
+        np.testing.assert_array_equal(batch.grid[rows], bags[position].grid)
     alone = pack([bags[1]])
     assert alone.offsets.tolist() == [0, 4]
     assert alone.x is bags[1].x  # one bag is not copied

@@ -35,7 +35,8 @@ def write_bags(tmp_path_factory: pytest.TempPathFactory):
             name, n = f"s{i:03d}", len(x)
             coords = np.stack([np.arange(n), np.zeros(n)], 1).astype(np.int32) * 256
             quality = np.ones((n, 1), np.float32)
-            write_plan(root, name, attributes={"fingerprint": "f" * 64}, coords=coords, quality=quality)
+            facts = {"fingerprint": "f" * 64, "stride_level0_px": [256, 256]}
+            write_plan(root, name, attributes=facts, coords=coords, quality=quality)
             add_features(root, name, KEY, dim=x.shape[1], attributes=card)
             write_shard(root, name, KEY, 0, values=x.astype(np.float16), status=np.zeros(n, np.uint8), facts={})
         store = open_store(root)

@@ -17,7 +17,7 @@ from wsikit.training.settings import ModelSettings, TrainingSettings
 CARD = AggregatorCard("toy", "one embedding for each class", "none", "none", "none", attention=False)
 X = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).half()
 OFFSETS = torch.tensor([0, 2, 9])
-COORDS = torch.zeros(9, 2, dtype=torch.int32)
+GRID = torch.zeros(9, 2, dtype=torch.int32)
 
 
 class PerClass(Aggregator):
@@ -29,7 +29,7 @@ class PerClass(Aggregator):
         super().__init__(in_dim, in_dim, classes=classes)
         self.logits = logits
 
-    def pool(self, x, offsets, coords, edges):
+    def pool(self, x, offsets, grid, edges):
         mean = segment_mean(x, offsets)
         embedding = torch.stack([mean * (c + 1) for c in range(self.classes)], 1)  # (B, C, E)
         return AggregatorOutput(embedding, bag_logits=embedding.sum(2) if self.logits else None)
@@ -40,7 +40,7 @@ def test_scale_is_applied_before_the_aggregator():
     for scale in (matrix, matrix[0]):
         model = SlideModel(create_aggregator("mean", in_dim=4), 3, mean, scale).eval()
         y = (X.double().numpy() - mean) @ scale if scale.ndim == 2 else (X.double().numpy() - mean) * scale
-        found = model(X, OFFSETS, COORDS).aggregated.embedding
+        found = model(X, OFFSETS, GRID).aggregated.embedding
         plain = create_aggregator("mean", in_dim=4)
         plain.load_state_dict(model.aggregator.state_dict())
         expected = plain.eval()(torch.as_tensor(y).float(), offsets=OFFSETS).embedding
@@ -49,19 +49,22 @@ def test_scale_is_applied_before_the_aggregator():
 
 def test_before_training_all_patients_are_equal():
     model = SlideModel(create_aggregator("abmil", in_dim=4), 3)
-    assert not model(X, OFFSETS, COORDS).outputs.any()
+    assert not model(X, OFFSETS, GRID).outputs.any()
 
 
-def test_one_embedding_for_each_class_shares_a_head():
+def test_the_embedding_of_a_class_meets_that_row_of_the_head():
     model = SlideModel(PerClass(4, 3), 3)
-    torch.nn.init.ones_(model.head.weight)
-    outputs = model(X, OFFSETS, COORDS).outputs
-    mean = torch.stack([X[:2].float().mean(0), X[2:].float().mean(0)]).sum(1)
-    torch.testing.assert_close(outputs, mean[:, None] * torch.tensor([1.0, 2.0, 3.0]), rtol=1e-3, atol=1e-5)
+    weight, bias = torch.randn(3, 4), torch.randn(3)
+    model.head.load_state_dict({"weight": weight, "bias": bias})
+    outputs = model(X, OFFSETS, GRID).outputs
+    for b, part in enumerate((X[:2], X[2:])):
+        for c in range(3):
+            expected = float(part.float().mean(0) * (c + 1) @ weight[c] + bias[c])
+            assert float(outputs[b, c]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_a_classifier_of_the_models_own_is_used():
-    found = SlideModel(PerClass(4, 3, logits=True), 3)(X, OFFSETS, COORDS)
+    found = SlideModel(PerClass(4, 3, logits=True), 3)(X, OFFSETS, GRID)
     assert found.outputs is found.aggregated.bag_logits
     assert found.outputs.abs().max() > 0.01
 

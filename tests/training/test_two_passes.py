@@ -102,12 +102,12 @@ def test_parts_hold_every_patient_once_and_few_enough_tiles(toy):
 def test_tile_dropout_thins_each_bag_the_same_in_any_company(toy):
     bags, _ = toy
     _, steps = prepare(toy, "class")
-    x, offsets, coords = steps._batch(ROWS, 7)
+    x, offsets, grid = steps._batch(ROWS, 7)
     assert offsets.diff().tolist() == [max(1, round(0.5 * len(bags[int(r)]))) for r in ROWS]
     for i, row in enumerate(ROWS):
         alone, _, place = steps._batch(ROWS[i : i + 1], 7)
         assert torch.equal(x[offsets[i] : offsets[i + 1]], alone)
-        assert torch.equal(coords[offsets[i] : offsets[i + 1]], place)
+        assert torch.equal(grid[offsets[i] : offsets[i + 1]], place)
         whole = {tuple(v) for v in bags[int(row)].x.tolist()}
         kept = [tuple(v) for v in alone.tolist()]
         assert set(kept) <= whole

@@ -29,9 +29,9 @@ class AggregatorCard:
         paper: Authors, year, title, and arXiv number or DOI.
         repository: The authors' code, or "none".
         licence: Of that repository's code ("none" where there is none): our code is as wsikit.
-        order: "invariant": instances in another order (with their coords and edges) give the same
+        order: "invariant": instances in another order (with their places and edges) give the same
             embedding; "sequence": the order of the rows matters.
-        uses_coords: Whether ``coords`` must be given.
+        uses_grid: Whether ``grid`` must be given.
         uses_edges: Whether ``edges`` must be given.
         attention: Whether the output has attention.
     """
@@ -42,7 +42,7 @@ class AggregatorCard:
     repository: str
     licence: str
     order: Order = "invariant"
-    uses_coords: bool = False
+    uses_grid: bool = False
     uses_edges: bool = False
     attention: bool = True
 
@@ -80,6 +80,9 @@ class Aggregator(nn.Module):
         in_dim: D, the width of a feature.
         out_dim: E, the width of the embedding.
         classes: C where the embedding is one per class, (B, C, E); None where it is (B, E).
+
+    A subclass whose parts depend on the number of outputs of the task (classes; 1 for a risk or a number) takes
+    it as its parameter ``classes``: training fills it in.
     """
 
     card: ClassVar[AggregatorCard]
@@ -88,16 +91,17 @@ class Aggregator(nn.Module):
         super().__init__()
         self.in_dim, self.out_dim, self.classes = in_dim, out_dim, classes
 
-    def pool(self, x: Tensor, offsets: Tensor, coords: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
+    def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
         """The model itself, on packed bags that have been checked.
 
         Args:
             x: (sum N, D) finite, in the data type of the model's parameters.
             offsets: (B + 1,) int64; bag b is ``x[offsets[b] : offsets[b + 1]]``, and none is empty.
-            coords: (sum N, 2) x then y of each tile's top-left corner, level-0 px; None where not given.
+            grid: (sum N, 2) place of each tile on its slide's grid, x then y, in steps of the grid, so that
+                neighbours are 1 apart; slides of one bag lie apart. None where not given.
             edges: (2, number of edges) int64 from and to row of ``x``, within bags; None where not given.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define pool(x, offsets, coords, edges)")
+        raise NotImplementedError(f"{type(self).__name__} must define pool(x, offsets, grid, edges)")
 
     def training_loss(self, output: AggregatorOutput, target: Tensor) -> Tensor:
         """The model's own loss terms that need the label, a scalar to add to the task's loss; here 0.
@@ -114,7 +118,7 @@ class Aggregator(nn.Module):
         *,
         offsets: Tensor | None = None,
         mask: Tensor | None = None,
-        coords: Tensor | None = None,
+        grid: Tensor | None = None,
         edges: Tensor | None = None,
     ) -> AggregatorOutput:
         """Bags in any of three layouts -> their embeddings.
@@ -124,7 +128,8 @@ class Aggregator(nn.Module):
                 Any floating type: the model computes in its parameters' (float32 if it has none and x is shorter).
             offsets: (B + 1,) int64, from 0 to sum N, rising.
             mask: (B, Nmax) bool, True = valid, anywhere in the row. What stands at padding is never read.
-            coords: (sum N, 2), (B, Nmax, 2) or (N, 2), as ``x``: top-left corners, level-0 px.
+            grid: (sum N, 2), (B, Nmax, 2) or (N, 2) whole numbers, as ``x``: places of the tiles, x then y, in steps
+                of the grid (neighbours are 1 apart, whatever the magnification), from any origin.
             edges: (2, number of edges) int64. In every layout they number the valid instances of all
                 bags one after the other, that is, the rows of the packed layout.
 
@@ -133,12 +138,12 @@ class Aggregator(nn.Module):
 
         Raises:
             ConfigError: Shapes that do not fit, an empty bag, a value that is not finite, or
-                coords or edges missing where the card says that the model uses them.
+                grid or edges missing where the card says that the model uses them.
         """
         name = self.card.name
         if mask is not None:
-            _check_padded(name, x, offsets, mask, coords)
-            coords = None if coords is None else pack(coords, mask)[0]
+            _check_padded(name, x, offsets, mask, grid)
+            grid = None if grid is None else pack(grid, mask)[0]
             x, offsets = pack(x, mask)
         elif x.ndim != 2:
             raise ConfigError(
@@ -148,8 +153,8 @@ class Aggregator(nn.Module):
         if offsets is None:
             offsets = torch.tensor([0, len(x)], device=x.device)
         offsets = offsets.to(x.device)
-        self._check(x, offsets, coords, edges)
-        output = self.pool(x.to(self._dtype(x)), offsets, coords, edges)
+        self._check(x, offsets, grid, edges)
+        output = self.pool(x.to(self._dtype(x)), offsets, grid, edges)
         if mask is None:
             return output
         return replace(
@@ -164,7 +169,7 @@ class Aggregator(nn.Module):
                 return parameter.dtype
         return torch.promote_types(x.dtype, torch.float32)
 
-    def _check(self, x: Tensor, offsets: Tensor, coords: Tensor | None, edges: Tensor | None) -> None:
+    def _check(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> None:
         """Everything that ``pool`` trusts, of packed bags."""
         card = self.card
         where = f"aggregator {card.name!r}"
@@ -182,15 +187,18 @@ class Aggregator(nn.Module):
                 f"{where}: {len(rows)} of {len(x)} instances hold NaN or infinity, the first is instance "
                 f"{int(rows[0])} of the packed rows; leave out the tiles whose status is not ok"
             )
-        if card.uses_coords and coords is None:
-            raise ConfigError(f"{where} uses coordinates, but none were given; pass coords= beside x")
-        if coords is not None:
-            if coords.shape != (len(x), 2):
+        if card.uses_grid and grid is None:
+            raise ConfigError(f"{where} uses the grid, but none was given; pass grid= beside x")
+        if grid is not None:
+            if grid.shape != (len(x), 2):
                 raise ConfigError(
-                    f"{where}: {len(x)} instances but coords of shape {tuple(coords.shape)}; expected ({len(x)}, 2)"
+                    f"{where}: {len(x)} instances but grid of shape {tuple(grid.shape)}; expected ({len(x)}, 2)"
                 )
-            if coords.is_floating_point() and not _finite(coords):
-                raise ConfigError(f"{where}: coords hold NaN or infinity; expected level-0 px, look at the store")
+            if grid.is_floating_point():
+                raise ConfigError(
+                    f"{where}: grid of type {grid.dtype}; expected whole numbers, steps of the grid: "
+                    "(coords / stride_level0_px).round().long()"
+                )
         if card.uses_edges and edges is None:
             raise ConfigError(f"{where} uses edges, but none were given; pass edges= (2, number of edges)")
         if edges is not None:
@@ -204,7 +212,7 @@ def _finite(values: Tensor) -> bool:
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
-def _check_padded(name: str, x: Tensor, offsets: Tensor | None, mask: Tensor, coords: Tensor | None) -> None:
+def _check_padded(name: str, x: Tensor, offsets: Tensor | None, mask: Tensor, grid: Tensor | None) -> None:
     where = f"aggregator {name!r}"
     if offsets is not None:
         raise ConfigError(
@@ -217,9 +225,9 @@ def _check_padded(name: str, x: Tensor, offsets: Tensor | None, mask: Tensor, co
             f"{where}: x of shape {tuple(x.shape)} with a mask of shape {tuple(mask.shape)}; "
             "expected (B, Nmax, D) with (B, Nmax)"
         )
-    if coords is not None and coords.shape != (*mask.shape, 2):
+    if grid is not None and grid.shape != (*mask.shape, 2):
         raise ConfigError(
-            f"{where}: x of shape {tuple(x.shape)} but coords of shape {tuple(coords.shape)}; "
+            f"{where}: x of shape {tuple(x.shape)} but grid of shape {tuple(grid.shape)}; "
             f"expected {(*mask.shape, 2)}"
         )
 

@@ -51,12 +51,16 @@ def aggregator_card(name: str) -> AggregatorCard:
     return AGGREGATORS[name].card
 
 
-def create_aggregator(name: str, *, in_dim: int, seed: int | None = None, **options: Any) -> Aggregator:
+def create_aggregator(
+    name: str, *, in_dim: int, classes: int | None = None, seed: int | None = None, **options: Any
+) -> Aggregator:
     """An aggregator with fresh weights, in training mode, on the CPU.
 
     Args:
         name: One of ``list_aggregators()``.
         in_dim: D, the width of a feature: ``dim`` of the encoder's card.
+        classes: Outputs of the task (1 for a risk or a number), for the aggregators that depend on it; the
+            others ignore it.
         seed: The same seed gives the same weights, and torch's own generator is left as it was.
             None: drawn from torch's own generator.
         options: The model's own; an unknown one is refused with the nearest name.
@@ -72,13 +76,15 @@ def create_aggregator(name: str, *, in_dim: int, seed: int | None = None, **opti
         True
     """
     build = AGGREGATORS[name].build
-    own = sorted(set(inspect.signature(build).parameters) - {"in_dim"})
+    own = sorted(set(inspect.signature(build).parameters) - {"in_dim", "classes"})
     for option in options:
         if option not in own:
             listed = f"its options: {', '.join(own)}" if own else "it has no options"
             raise ConfigError(f"aggregator {name!r} has no option {option!r}{nearest(option, own)} ({listed})")
     if isinstance(in_dim, bool) or not isinstance(in_dim, int) or in_dim < 1:
         raise ConfigError(f"aggregator {name!r}: in_dim={in_dim!r}; expected the width of a feature, a whole number")
+    if classes is not None and "classes" in inspect.signature(build).parameters:
+        options["classes"] = classes
     if seed is None:
         return cast(Aggregator, build(in_dim=in_dim, **options))
     with torch.random.fork_rng(devices=[]):

@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.table import CohortSlide
+from wsikit.store.reader import Bag
 
+SLIDE_GAP = 64
+"""Steps of the grid between the slides of a patient: no window or region of a model spans two."""
 CACHE_BYTES = 4 << 30
 """Bags kept in memory, unless told otherwise: 16-bit features of about 200 large slides."""
 
@@ -21,12 +24,15 @@ class PatientBag:
     Attributes:
         x: (N, D) float16.
         coords: (N, 2) int32, x then y of the tile's top-left corner in level-0 px of its slide.
+        grid: (N, 2) int64, its place x then y in steps of its slide's grid, from 0; slides lie one below the other,
+            at least ``SLIDE_GAP`` steps apart, each from a multiple of it.
         slide: (N,) int32, index into ``slides``.
         slides: Where the tiles are from.
     """
 
     x: npt.NDArray[np.float16]
     coords: npt.NDArray[np.int32]
+    grid: npt.NDArray[np.int64]
     slide: npt.NDArray[np.int32]
     slides: tuple[CohortSlide, ...]
 
@@ -41,12 +47,12 @@ class BagBatch:
     Attributes:
         x: (sum N, D) float16.
         offsets: (B + 1,) int64: bag b is rows ``offsets[b]:offsets[b + 1]``.
-        coords: (sum N, 2) int32.
+        grid: (sum N, 2) int64, places of the tiles.
     """
 
     x: npt.NDArray[np.float16]
     offsets: npt.NDArray[np.int64]
-    coords: npt.NDArray[np.int32]
+    grid: npt.NDArray[np.int64]
 
 
 class Bags:
@@ -88,7 +94,7 @@ class Bags:
         else:
             x, coords = np.concatenate([b.x for b in found]), np.concatenate([b.coords for b in found])
         slide = np.repeat(np.arange(len(found), dtype=np.int32), [len(b) for b in found])
-        bag = PatientBag(x, coords, slide, slides)
+        bag = PatientBag(x, coords, _one_grid(found), slide, slides)
         self.sizes[position] = len(bag)
         if x.nbytes <= self._budget:
             self._budget -= x.nbytes
@@ -108,5 +114,16 @@ def pack(bags: Sequence[PatientBag]) -> BagBatch:
     """Lay bags one after the other."""
     offsets = np.concatenate([[0], np.cumsum([len(b) for b in bags])]).astype(np.int64)
     if len(bags) == 1:
-        return BagBatch(bags[0].x, offsets, bags[0].coords)
-    return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.coords for b in bags]))
+        return BagBatch(bags[0].x, offsets, bags[0].grid)
+    return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.grid for b in bags]))
+
+
+def _one_grid(slides: Sequence[Bag]) -> npt.NDArray[np.int64]:
+    """Places of all tiles of some slides, (N, 2)."""
+    placed, below = [], 0
+    for slide in slides:
+        grid = slide.grid - slide.grid.min(0, initial=0 if not len(slide) else None)
+        placed.append(grid + [0, below])
+        height = int(grid[:, 1].max(initial=-1)) + 1
+        below += -(-(height + SLIDE_GAP) // SLIDE_GAP) * SLIDE_GAP
+    return np.concatenate(placed)

@@ -32,15 +32,22 @@ class Bag:
         coords: (N, 2) int32, x then y of the tile's top-left corner, level-0 px.
         slide_id: The slide.
         rows: (N,) int64, which of the slide's planned tiles these are.
+        stride_level0_px: (x, y) distance of neighbouring origins, level-0 px.
     """
 
     x: npt.NDArray[np.float16]
     coords: npt.NDArray[np.int32]
     slide_id: str
     rows: npt.NDArray[np.int64]
+    stride_level0_px: tuple[float, float]
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def grid(self) -> npt.NDArray[np.int64]:
+        """(N, 2) place of each tile, x then y, in steps of the slide's grid; 0 is the slide's corner."""
+        return np.rint(self.coords / self.stride_level0_px).astype(np.int64)
 
 
 class FeatureStore:
@@ -224,7 +231,10 @@ class FeatureStore:
         x = self.values(slide_id, encoder=encoder)
         if len(rows) != len(x):
             x = x[rows]
-        return Bag(x, self.coords(slide_id)[rows], slide_id, rows)
+        stride = self.slide(slide_id).get("stride_level0_px")
+        if stride is None:
+            raise StoreError(f"store {self.path}, slide {slide_id!r}: its attributes have no stride_level0_px")
+        return Bag(x, self.coords(slide_id)[rows], slide_id, rows, (float(stride[0]), float(stride[1])))
 
     def _within(self, slide_id: str, encoder: str, where: Bounds) -> npt.NDArray[np.bool_]:
         """Which tiles lie within bounds, (N,)."""

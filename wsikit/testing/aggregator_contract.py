@@ -63,13 +63,13 @@ class Bags:
     Attributes:
         x: (sum N, D) float32.
         offsets: (B + 1,) int64.
-        coords: (sum N, 2) int32, different places of a grid of 256 px.
+        grid: (sum N, 2) int64, different places on a grid.
         edges: (2, number of edges) int64 between neighbours in each bag, or None where the model uses none.
     """
 
     x: Tensor
     offsets: Tensor
-    coords: Tensor
+    grid: Tensor
     edges: Tensor | None
 
     def bag(self, b: int) -> Bags:
@@ -78,12 +78,12 @@ class Bags:
         edges = self.edges
         if edges is not None:
             edges = edges[:, (edges[0] >= start) & (edges[0] < end)] - start
-        return Bags(self.x[start:end], offsets_of([end - start]), self.coords[start:end], edges)
+        return Bags(self.x[start:end], offsets_of([end - start]), self.grid[start:end], edges)
 
     def reordered(self, order: Tensor) -> Bags:
         """The same bags with row i taken from row ``order[i]``; the order must keep to the bags."""
         edges = None if self.edges is None else order.argsort()[self.edges]
-        return Bags(self.x[order], self.offsets, self.coords[order], edges)
+        return Bags(self.x[order], self.offsets, self.grid[order], edges)
 
 
 def make_bags(model: Aggregator, sizes: tuple[int, ...] = SIZES, *, seed: int = 0) -> Bags:
@@ -95,11 +95,11 @@ def make_bags(model: Aggregator, sizes: tuple[int, ...] = SIZES, *, seed: int = 
     for start, size in zip(offsets.tolist(), sizes, strict=False):
         side = int(size**0.5) + 2
         place = torch.randperm(side * side, generator=generator)[:size]
-        places.append(256 * torch.stack([place % side, place // side], dim=1))  # (N, 2)
+        places.append(torch.stack([place % side, place // side], dim=1))  # (N, 2)
         here = torch.arange(start, start + size - 1)
         chains.append(torch.stack([torch.cat([here, here + 1]), torch.cat([here + 1, here])]))
     edges = torch.cat(chains, dim=1) if model.card.uses_edges else None
-    return Bags(x, offsets, torch.cat(places).int(), edges)
+    return Bags(x, offsets, torch.cat(places), edges)
 
 
 def _clause(check: Clause) -> Clause:
@@ -145,7 +145,7 @@ def output_is_as_declared(create: Create) -> None:
         assert len(output.bag_logits) == count, f"{len(output.bag_logits)} bag logits of {count} bags"
     for part, value in _parts(output).items():
         assert value.isfinite().all(), f"{part} is not finite"
-    if not model.card.uses_coords:
+    if not model.card.uses_grid:
         model(bags.x, offsets=bags.offsets, edges=bags.edges)  # must run without
 
 
@@ -169,10 +169,10 @@ def layouts_agree(create: Create) -> None:
     bags = make_bags(model)
     packed = _run(model, bags)
     x, mask = pad(bags.x, bags.offsets)
-    padded = _packed(model(x, mask=mask, coords=pad(bags.coords, bags.offsets)[0], edges=bags.edges), mask)
+    padded = _packed(model(x, mask=mask, grid=pad(bags.grid, bags.offsets)[0], edges=bags.edges), mask)
     _assert_same(packed, padded, "packed and padded bags")
     alone = [bags.bag(b) for b in range(len(SIZES))]
-    singles = [_parts(model(bag.x, coords=bag.coords, edges=bag.edges)) for bag in alone]
+    singles = [_parts(model(bag.x, grid=bag.grid, edges=bag.edges)) for bag in alone]
     for part, value in _parts(packed).items():
         together = torch.cat([single[part] for single in singles])
         _assert_close(value, together, f"{part} of packed bags and of the bags one by one")
@@ -188,9 +188,9 @@ def padding_does_not_matter(create: Create) -> None:
     holes = torch.stack([mask, ~mask], dim=2).flatten(1)  # valid first, then padding, in turn: (B, 2 Nmax)
     holes[:, 1::2] = False
     for where, kept in {"at the end": mask, "between the instances": holes}.items():
-        x, coords = unpack(bags.x, kept), unpack(bags.coords, kept)
-        x[~kept], coords[~kept] = 1e4, 10_000_000
-        output = model(x, mask=kept, coords=coords, edges=bags.edges)
+        x, grid = unpack(bags.x, kept), unpack(bags.grid, kept)
+        x[~kept], grid[~kept] = 1e4, 10_000
+        output = model(x, mask=kept, grid=grid, edges=bags.edges)
         _assert_same(expected, _packed(output, kept), f"bags with garbage in the padding {where}")
         if output.attention is not None:
             assert not output.attention[~kept].any(), f"attention at padding {where} is not 0"
@@ -348,7 +348,7 @@ def _seed(seed: int) -> None:
 
 
 def _run(model: Aggregator, bags: Bags) -> AggregatorOutput:
-    output = model(bags.x, offsets=bags.offsets, coords=bags.coords, edges=bags.edges)
+    output = model(bags.x, offsets=bags.offsets, grid=bags.grid, edges=bags.edges)
     assert isinstance(output, AggregatorOutput), f"{type(output).__name__} returned, not AggregatorOutput"
     return output
 

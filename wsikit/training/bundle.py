@@ -83,7 +83,10 @@ def load_bundle(path: str | PathLike[str]) -> Bundle:
     if facts["version"] != VERSION:
         raise ConfigError(f"{path}: bundle version {facts['version']}, this wsikit reads {VERSION}; update wsikit")
     aggregator = create_aggregator(
-        facts["aggregator"]["name"], in_dim=facts["in_dim"], **facts["aggregator"]["options"]
+        facts["aggregator"]["name"],
+        in_dim=facts["in_dim"],
+        classes=facts["outputs"],
+        **facts["aggregator"]["options"],
     )
     endpoint = endpoint_from(facts["endpoint"])
     task = create_task(endpoint, state=facts["task"])

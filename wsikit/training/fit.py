@@ -98,7 +98,7 @@ def fit(
     dim = bags[int(train[0])].x.shape[1]
     rng = np.random.default_rng([training.seed, 1])
     with _seeded(training.seed, fabric.device):
-        aggregator = create_aggregator(model.aggregator, in_dim=dim, **model.options)
+        aggregator = create_aggregator(model.aggregator, in_dim=dim, classes=task.outputs, **model.options)
         net = SlideModel(aggregator, task.outputs, mean, scale)
         optimizer = _optimizer(net, training)
         per_epoch = 1 if task.whole_cohort else math.ceil(len(train) / training.batch_patients)
@@ -138,8 +138,8 @@ def predict(
     outputs, attention = [], []
     with torch.inference_mode():
         for row in rows:
-            x, offsets, coords = _tensors(bags.batch([int(row)]), next(model.parameters()).device)
-            found = model(x, offsets, coords)
+            x, offsets, grid = _tensors(bags.batch([int(row)]), next(model.parameters()).device)
+            found = model(x, offsets, grid)
             outputs.append(found.outputs)
             weights = found.aggregated.attention if with_attention else None
             if weights is not None:
@@ -323,12 +323,12 @@ def _thin(batch: BagBatch, share: float, seeds: Sequence[list[int]]) -> BagBatch
         kept.append(np.sort(np.random.default_rng(seed).choice(stop - start, n, replace=False)) + start)
     rows = np.concatenate(kept)
     offsets = np.concatenate([[0], np.cumsum([len(k) for k in kept])]).astype(np.int64)
-    return BagBatch(batch.x[rows], offsets, batch.coords[rows])
+    return BagBatch(batch.x[rows], offsets, batch.grid[rows])
 
 
 def _tensors(batch: BagBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Features stay float16 until they are on the device: half the bytes to move."""
-    tensors = (torch.as_tensor(batch.x), torch.as_tensor(batch.offsets), torch.as_tensor(batch.coords))
+    tensors = (torch.as_tensor(batch.x), torch.as_tensor(batch.offsets), torch.as_tensor(batch.grid))
     if device.type == "cuda":
         moved = [t.pin_memory().to(device, non_blocking=True) for t in tensors]
         return moved[0], moved[1], moved[2]

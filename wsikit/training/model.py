@@ -56,18 +56,20 @@ class SlideModel(nn.Module):
         dim = aggregator.in_dim
         self.register_buffer("mean", torch.zeros(dim) if mean is None else torch.as_tensor(mean))
         self.register_buffer("scale", torch.ones(dim) if scale is None else torch.as_tensor(scale))
-        self.head = nn.Linear(aggregator.out_dim, 1 if aggregator.classes else outputs)
+        self.head = nn.Linear(aggregator.out_dim, outputs)  # of one embedding per class, row c is for that of class c
         # All patients start equal: a random head ranks them at random, and where training is stopped
         # early (few patients, noisy validation) that noise would be reported as a prediction.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, offsets: Tensor, coords: Tensor) -> SlideModelOutput:
+    def forward(self, x: Tensor, offsets: Tensor, grid: Tensor) -> SlideModelOutput:
         """Packed bags x (sum N, D) float16 -> outputs (B, K)."""
         x = x.to(self.mean.dtype) - self.mean
         x = x @ self.scale if self.scale.ndim == 2 else x * self.scale  # (sum N, D)
-        found: AggregatorOutput = self.aggregator(x, offsets=offsets, coords=coords)
+        found: AggregatorOutput = self.aggregator(x, offsets=offsets, grid=grid)
         if found.bag_logits is not None:
             return SlideModelOutput(found.bag_logits, found)
-        outputs = self.head(found.embedding)  # (B, K), or (B, C, 1) of one embedding per class
-        return SlideModelOutput(outputs.squeeze(-1) if self.aggregator.classes else outputs, found)
+        if self.aggregator.classes is None:
+            return SlideModelOutput(self.head(found.embedding), found)  # (B, K)
+        outputs = (found.embedding * self.head.weight).sum(-1) + self.head.bias  # (B, C, E) -> (B, C)
+        return SlideModelOutput(outputs, found)

@@ -66,7 +66,7 @@ class Abmil(Aggregator):
         self.project = nn.Sequential(nn.Linear(in_dim, embed_dim), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.scores = AttentionScores(embed_dim, attention_dim=attention_dim, heads=heads, gated=gated, dropout=dropout)
 
-    def pool(self, x: Tensor, offsets: Tensor, coords: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
+    def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
         """Projection, attention, weighted mean; see :class:`Aggregator`. Attention is (sum N,), or (sum N, H)."""
         h = self.project(x)  # (sum N, embed_dim)
         attention = segment_softmax(self.scores(h), offsets)  # (sum N, H)

@@ -31,6 +31,6 @@ class Max(Aggregator):
     def __init__(self, in_dim: int) -> None:
         super().__init__(in_dim, in_dim)
 
-    def pool(self, x: Tensor, offsets: Tensor, coords: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
+    def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
         """Largest value of each feature in each bag; see :class:`Aggregator`."""
         return AggregatorOutput(segment_max(x, offsets))  # (B, D)

@@ -38,7 +38,7 @@ class Mean(Aggregator):
         super().__init__(in_dim, in_dim if embed_dim is None else embed_dim)
         self.project = None if embed_dim is None else nn.Sequential(nn.Linear(in_dim, embed_dim), nn.ReLU())
 
-    def pool(self, x: Tensor, offsets: Tensor, coords: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
+    def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
         """Mean of each bag, then the projection; see :class:`Aggregator`."""
         mean = segment_mean(x, offsets)  # (B, D)
         return AggregatorOutput(mean if self.project is None else self.project(mean))
