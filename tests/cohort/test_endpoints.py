@@ -11,10 +11,13 @@ from wsikit.cohort.endpoints import (
     ClassLabel,
     ClassTarget,
     Continuous,
+    Ordinal,
     Survival,
     endpoint_from,
     endpoint_settings,
+    lacking,
 )
+from wsikit.cohort.several_labels import Labels, LabelsTarget
 from wsikit.errors import ConfigError
 
 SURVIVAL = Survival(time="time", event="dead", unit="days")
@@ -140,13 +143,62 @@ def test_unknown_kind_and_setting_with_the_nearest():
         endpoint_from({"column": "label"})
 
 
+def test_labels_may_be_unknown_one_by_one_and_a_patient_without_any_is_left_out():
+    endpoint = endpoint_from({"kind": "labels", "columns": ["er", "pr"]})
+    cells = [{"er": "1", "pr": ""}, {"er": "no", "pr": "TRUE"}, {"er": "", "pr": "0"}]
+    target = endpoint.parse(cells, ["a", "b", "c"])
+    assert target.known.tolist() == [[True, False], [True, True], [False, True]]
+    assert target.positive.tolist() == [[True, False], [False, True], [False, False]]
+    assert target.counts() == [("er", 1, 1), ("pr", 1, 1)]
+    assert target.take(np.array([2])).known.tolist() == [[False, True]]
+    assert lacking(endpoint, cells[0]) is None
+    assert lacking(endpoint, {"er": "", "pr": ""}) == "value of any label"
+    assert lacking(Continuous("er"), {"er": ""}) == "value of er"
+    with pytest.raises(ConfigError, match=r"patient 'a': column 'pr' has 'NA', expected 0 / 1"):
+        endpoint.parse([{"er": "1", "pr": "NA"}], ["a"])
+
+
+def test_the_rarest_label_of_a_patient():
+    has = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 0]], bool)
+    known = np.ones_like(has)
+    assert LabelsTarget(has, known, ("a", "b", "c")).rarest().tolist() == [2, 1, 0, 3, 2]
+    known[3, 2] = False
+    assert LabelsTarget(has, known, ("a", "b", "c")).rarest().tolist() == [2, 1, 0, 2, 2]
+
+
+def test_grades_are_parsed_as_classes_that_have_an_order():
+    grade = endpoint_from({"kind": "ordinal", "column": "g", "classes": [1, 2, 3]})
+    target = grade.parse([{"g": "3"}, {"g": "1"}], ["a", "b"])
+    assert (target.label.tolist(), target.ordered, target.take(np.array([1])).ordered) == ([2, 0], True, True)
+    with pytest.raises(ConfigError, match="2 classes have no order that matters; use kind 'class'"):
+        Ordinal("g", ("low", "high"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": "labels", "columns": "er"}, "expected a list of names"),
+        ({"kind": "labels", "columns": ["er"]}, "expected two or more different ones"),
+        ({"kind": "labels", "columns": ["er", "er"]}, "expected two or more different ones"),
+        ({"kind": "labels"}, "columns missing"),
+        ({"kind": "continuous", "column": "v", "bins": 4}, "expected a whole number of at least 8"),
+        ({"kind": "continuous", "column": "v", "bins": "many"}, "expected a whole number of at least 8"),
+    ],
+)
+def test_labels_and_bins_that_make_no_sense(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        endpoint_from(settings)
+
+
 TEXT = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
 
 
 @given(
     st.one_of(
         st.builds(ClassLabel, TEXT, st.lists(TEXT, min_size=2, max_size=5, unique=True).map(tuple)),
-        st.builds(Continuous, TEXT),
+        st.builds(Ordinal, TEXT, st.lists(TEXT, min_size=3, max_size=5, unique=True).map(tuple)),
+        st.builds(Labels, st.lists(TEXT, min_size=2, max_size=5, unique=True).map(tuple)),
+        st.builds(Continuous, TEXT, bins=st.none() | st.integers(8, 50)),
         st.builds(Survival, time=TEXT, censored=TEXT, unit=st.sampled_from(["days", "weeks", "months", "years"])),
     )
 )

@@ -18,6 +18,9 @@ ENDPOINTS = {
     "three": {"kind": "class", "column": "grade", "classes": ["I", "II", "III"]},
     "survival": {"kind": "survival", "time": "time", "event": "event", "unit": "months"},
     "continuous": {"kind": "continuous", "column": "value"},
+    "ordinal": {"kind": "ordinal", "column": "grade", "classes": ["I", "II", "III"]},
+    "binned": {"kind": "continuous", "column": "value", "bins": 12},
+    "labels": {"kind": "labels", "columns": ["label", "late", "odd"]},
 }
 
 
@@ -74,9 +77,11 @@ def plant(
             time = round(np.random.default_rng([4, i]).exponential() ** 0.4 * np.exp(4 - 4 * level) + 0.1, 3)
             event = (i % 4 != 0) != bad
             grade = ["I", "II", "III"][int(level * 2.999)]
-            rows.append([f"s{i:03d}-{number}", patient, int(level >= 0.5), grade, time, event, level * 10 + 3])
+            late, odd = "" if i % 7 == 0 else int(level >= 0.7), "" if i % 3 == 0 else i % 2
+            row = [f"s{i:03d}-{number}", patient, int(level >= 0.5), grade, time, event, level * 10 + 3, late, odd]
+            rows.append(row)
     with (folder / "cohort.csv").open("w", newline="") as file:
-        names = ["slide_id", "patient_id", "label", "grade", "time", "event", "value"]
+        names = ["slide_id", "patient_id", "label", "grade", "time", "event", "value", "late", "odd"]
         csv.writer(file).writerows([names, *rows])
     return folder
 

@@ -1,4 +1,4 @@
-"""What is to be predicted: a class, a survival time, or a number, read from a table with care.
+"""What is to be predicted: a class, a grade, labels, a survival time, or a number, read from a table with care.
 
 Values come as text, exactly as the file has them: what "1", "1.0" or "" means is decided here and
 not by a CSV parser.
@@ -7,17 +7,20 @@ not by a CSV parser.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.cohort.cells import flag_of, number_of
+from wsikit.cohort.several_labels import Labels, LabelsTarget
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
 
 UNITS = ("days", "weeks", "months", "years")
-_TRUE, _FALSE = {"1", "true", "yes", "1.0"}, {"0", "false", "no", "0.0"}
+FEWEST_BINS = 8
+"""Of a binned number: the outermost two bins at each end only keep the soft labels of the extremes whole."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,19 @@ class ClassTarget:
     Attributes:
         label: (P,) int64, index into ``classes``.
         classes: Names, in the endpoint's order.
+        ordered: Whether a later class is more of the same, as grades are.
     """
 
     label: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.label)
 
     def take(self, rows: npt.NDArray[np.int64]) -> ClassTarget:
         """The target of some patients."""
-        return ClassTarget(self.label[rows], self.classes)
+        return ClassTarget(self.label[rows], self.classes, self.ordered)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class ContinuousTarget:
         return ContinuousTarget(self.value[rows])
 
 
-Target: TypeAlias = ClassTarget | SurvivalTarget | ContinuousTarget
+Target: TypeAlias = ClassTarget | SurvivalTarget | ContinuousTarget | LabelsTarget
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,30 @@ class ClassLabel:
                 )
             label[i] = number[found]
         return ClassTarget(label, self.classes)
+
+
+@dataclass(frozen=True)
+class Ordinal(ClassLabel):
+    """A grade, from one column: classes of which each is more than the one before.
+
+    Args:
+        column: Its name.
+        classes: Three or more, from least to most.
+    """
+
+    kind: ClassVar[str] = "ordinal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.classes) < 3:
+            raise ConfigError(
+                f"endpoint {self.column!r}: {len(self.classes)} classes have no order that matters; "
+                "use kind 'class', or name three or more"
+            )
+
+    def parse(self, values: Sequence[Mapping[str, str]], patients: Sequence[str]) -> ClassTarget:
+        """Grades of patients from their cells; as for a class."""
+        return replace(super().parse(values, patients), ordered=True)
 
 
 @dataclass(frozen=True)
@@ -183,14 +212,14 @@ class Survival:
         time, event = np.empty(len(values)), np.empty(len(values), bool)
         column = self.columns[1]
         for i, (row, patient) in enumerate(zip(values, patients, strict=True)):
-            time[i] = _number(row[self.time], self.time, patient)
+            time[i] = number_of(row[self.time], self.time, patient)
             if time[i] <= 0:
                 raise ConfigError(
                     f"patient {patient!r}: column {self.time!r} has {row[self.time]!r}, expected a time above 0 "
                     f"{self.unit}; a death on the first day is usually entered as half a day, an unknown time as an "
                     "empty cell (the patient is then excluded and counted)"
                 )
-            event[i] = _flag(row[column], column, patient) != (self.censored is not None)
+            event[i] = flag_of(row[column], column, patient) != (self.censored is not None)
         if len(values) and not event.any():
             raise ConfigError(
                 f"column {column!r}: none of {len(values)} patients has the event; if 1 means that it did not happen, "
@@ -201,10 +230,24 @@ class Survival:
 
 @dataclass(frozen=True)
 class Continuous:
-    """A number, from one column."""
+    """A number, from one column.
+
+    Args:
+        column: Its name.
+        bins: Learn it as a distribution over so many bins, whose mean is predicted (see
+            ``wsikit.tasks.binned_regression``); None learns the number by its squared error.
+    """
 
     kind: ClassVar[str] = "continuous"
     column: str
+    bins: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bins is not None and (not isinstance(self.bins, int) or self.bins < FEWEST_BINS):
+            raise ConfigError(
+                f"endpoint {self.column!r}: bins is {self.bins!r}, expected a whole number of at least {FEWEST_BINS} "
+                "(20 is usual), or none"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -222,11 +265,11 @@ class Continuous:
         Raises:
             ConfigError: A cell that is not a finite number.
         """
-        found = [_number(row[self.column], self.column, p) for row, p in zip(values, patients, strict=True)]
+        found = [number_of(row[self.column], self.column, p) for row, p in zip(values, patients, strict=True)]
         return ContinuousTarget(np.array(found, np.float64))
 
 
-Endpoint: TypeAlias = ClassLabel | Survival | Continuous
+Endpoint: TypeAlias = ClassLabel | Survival | Continuous | Labels
 
 
 def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
@@ -235,9 +278,7 @@ def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
     Raises:
         ConfigError: An unknown kind or setting.
     """
-    kinds: dict[str, type[ClassLabel] | type[Survival] | type[Continuous]] = {
-        "class": ClassLabel, "survival": Survival, "continuous": Continuous,
-    }  # fmt: skip
+    kinds: dict[str, Any] = {one.kind: one for one in (ClassLabel, Ordinal, Labels, Survival, Continuous)}
     given = dict(settings)
     kind = given.pop("kind", None)
     if kind not in kinds:
@@ -253,8 +294,13 @@ def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
         if not isinstance(given["classes"], list | tuple):  # a text would be taken apart into letters
             raise ConfigError(f"endpoint of kind {kind!r}: classes is {given['classes']!r}, expected a list of names")
         given["classes"] = tuple(_as_text(c) for c in given["classes"])
+    if "columns" in given:
+        if not isinstance(given["columns"], list | tuple):
+            raise ConfigError(f"endpoint of kind {kind!r}: columns is {given['columns']!r}, expected a list of names")
+        given["columns"] = tuple(str(c) for c in given["columns"])
     try:
-        return build(**given)
+        endpoint: Endpoint = build(**given)
+        return endpoint
     except TypeError as e:
         needed = [n for n, f in build.__dataclass_fields__.items() if n not in given and _required(f)]
         raise ConfigError(f"endpoint of kind {kind!r}: {', '.join(needed) or e} missing") from None
@@ -264,6 +310,14 @@ def endpoint_settings(endpoint: Endpoint) -> dict[str, Any]:
     """The plain values that ``endpoint_from`` takes."""
     values = {name: getattr(endpoint, name) for name in endpoint.__dataclass_fields__}
     return {"kind": endpoint.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def lacking(endpoint: Endpoint, cell: Mapping[str, str]) -> str | None:
+    """What a patient's cells lack of an outcome ("value of grade"), or None."""
+    if isinstance(endpoint, Labels):
+        return None if any(cell[column] for column in endpoint.columns) else "value of any label"
+    empty = next((column for column in endpoint.columns if not cell[column]), None)
+    return None if empty is None else f"value of {empty}"
 
 
 def _required(field: Any) -> bool:
@@ -277,27 +331,3 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         raise ConfigError(f"classes: {value} is YAML for yes / no / true / false; put it in quotes as the table has it")
     return str(value)
-
-
-def _number(text: str, column: str, patient: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise ConfigError(
-            f"patient {patient!r}: column {column!r} has {text!r}, expected a number "
-            "(an empty cell excludes the patient)"
-        )
-    return value
-
-
-def _flag(text: str, column: str, patient: str) -> bool:
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise ConfigError(
-        f"patient {patient!r}: column {column!r} has {text!r}, expected 0 / 1 (or false / true, no / yes); "
-        "for a column of words such as alive / dead make one of 0 and 1"
-    )

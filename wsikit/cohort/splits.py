@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.cohort.table import PATIENT, Cohort
 from wsikit.config import config_hash
 from wsikit.errors import ConfigError
@@ -61,7 +62,8 @@ class Splits:
 
 
 def make_splits(cohort: Cohort, *, folds: int = 5, seed: int = 0, validation: float = 0.2) -> Splits:
-    """Folds of patients, stratified by the outcome: class; event and tertile of time; quintile of a number.
+    """Folds of patients, stratified by the outcome: class; event and tertile of time; quintile of a number;
+    rarest label.
 
     Args:
         cohort: Its patients.
@@ -122,7 +124,7 @@ def hold_out(
 
     held = min(math.ceil(share * len(rest)), len(rest) - 1)
     by = None if strata is None or not _fits(strata[rest], held) else strata[rest]
-    if by is None and not isinstance(target, ContinuousTarget):
+    if by is None and not isinstance(target, ContinuousTarget | LabelsTarget):
         coarse = (target.label if isinstance(target, ClassTarget) else target.event.astype(np.int64))[rest]
         enough = max(held, len(np.unique(coarse)))
         if _fits(coarse, enough):
@@ -171,6 +173,14 @@ def strata_of(target: Target, folds: int) -> tuple[npt.NDArray[np.int64], str]:
             parts = max(1, min(3, len(mine) // folds))
             strata[mine] = 3 * event + _rank_bins(target.time[mine], parts)
         return strata, "event and tertile of time"
+    if isinstance(target, LabelsTarget):
+        for name, yes, no in target.counts():
+            if min(yes, no) < folds:
+                raise ConfigError(
+                    f"label {name!r}: {yes} patients have it and {no} have it not, expected at least {folds} of both, "
+                    "one for each fold; use fewer folds, or leave the label out"
+                )
+        return target.rarest(), "rarest label"
     if len(target) < 2 * folds:
         raise ConfigError(f"{len(target)} patients, expected at least {2 * folds} for {folds} folds")
     return _rank_bins(target.value, max(1, min(5, len(target) // folds))), "quintile of the value"
@@ -230,6 +240,12 @@ def check_splits(splits: Splits, cohort: Cohort) -> None:
                 if len(labels) < len(cohort.target.classes):
                     missing = [c for j, c in enumerate(cohort.target.classes) if j not in labels]
                     raise ConfigError(f"splits, fold {i}: no patient of class {missing[0]!r} in {role}")
+            if isinstance(cohort.target, LabelsTarget) and role == "train":
+                for name, yes, no in cohort.target.take(cohort.index(found)).counts():
+                    if not yes or not no:
+                        raise ConfigError(
+                            f"splits, fold {i}: label {name!r} is the same for all patients of {role} with a known one"
+                        )
     left = sorted(known - set(tested))
     if left:
         raise ConfigError(
@@ -255,5 +271,6 @@ def describe(target: Target) -> str:
         return f"{n}: " + ", ".join(f"{c} x {name}" for name, c in zip(target.classes, counts, strict=True))
     if isinstance(target, SurvivalTarget):
         return f"{n}: {int(target.event.sum())} events, median time {np.median(target.time):.3g} {target.unit}"
-    assert isinstance(target, ContinuousTarget)
+    if isinstance(target, LabelsTarget):
+        return f"{n}: " + ", ".join(f"{name} {yes} of {yes + no}" for name, yes, no in target.counts())
     return f"{n}: mean {target.value.mean():.3g}"

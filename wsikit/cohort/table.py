@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsikit.cohort.endpoints import Endpoint, Target
+from wsikit.cohort.endpoints import Endpoint, Target, lacking
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
@@ -159,11 +159,11 @@ def load_cohort(
         mine = rows_of[patient]
         cell = _outcome(mine, endpoint, patient)
         kept = sorted((r for r in mine if r[SLIDE] not in unusable), key=lambda r: r[SLIDE])
-        empty = next((column for column in endpoint.columns if not cell[column]), None)
+        empty = lacking(endpoint, cell)
         if not kept:
             exclusions.append(Exclusion("patient", patient, "no slide that can be used"))
         elif empty is not None:
-            exclusions.append(Exclusion("patient", patient, f"no value of {empty}"))
+            exclusions.append(Exclusion("patient", patient, f"no {empty}"))
             exclusions += [Exclusion("slide", r[SLIDE], "of a patient left out") for r in kept]
         else:
             patients.append(patient)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.tasks.task import Values
 
 COMPONENTS = 10
@@ -16,7 +17,7 @@ def baseline_predictions(features: npt.NDArray[np.floating], target: Target, fol
     """Out-of-fold predictions of a regularised linear model, in the columns of the endpoint's task.
 
     Columns are standardised and reduced to at most ``COMPONENTS`` principal components; then comes
-    logistic regression, Cox regression (lifelines, ridge 0.1) or ridge regression. Everything is
+    logistic regression (one for each label), Cox regression (lifelines, ridge 0.1) or ridge regression. Everything is
     fitted on the other folds' patients.
 
     Args:
@@ -24,7 +25,9 @@ def baseline_predictions(features: npt.NDArray[np.floating], target: Target, fol
         target: Of the patients.
         fold: (P,) the fold that tests each.
     """
-    columns = len(target.classes) if isinstance(target, ClassTarget) else 1
+    columns = 1
+    if isinstance(target, ClassTarget | LabelsTarget):
+        columns = len(target.classes if isinstance(target, ClassTarget) else target.names)
     out = np.full((len(fold), columns), np.nan)
     for number in np.unique(fold):
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
@@ -57,6 +60,14 @@ def _predict(x: Values, target: Target, asked: Values) -> Values:
         out = np.zeros((len(asked), len(target.classes)))
         out[:, model.classes_] = model.predict_proba(asked)
         return out
+    if isinstance(target, LabelsTarget):
+        each = []
+        for known, positive in zip(target.known.T, target.positive.T, strict=True):
+            one = ClassTarget(positive[known].astype(np.int64), ("no", "yes"))
+            # a label that all training patients share leaves nothing to fit
+            alone = len(np.unique(one.label)) < 2
+            each.append(np.full(len(asked), one.label.mean()) if alone else _predict(x[known], one, asked)[:, 1])
+        return np.stack(each, 1)
     if isinstance(target, SurvivalTarget):
         if not x.any():
             return np.zeros((len(asked), 1))

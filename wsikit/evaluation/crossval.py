@@ -14,6 +14,7 @@ import numpy.typing as npt
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target, endpoint_from
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.cohort.split_files import load_splits
 from wsikit.cohort.splits import Splits, check_splits, describe, make_splits, save_splits, within
 from wsikit.cohort.table import Cohort, load_cohort
@@ -314,5 +315,8 @@ def _truth_columns(target: Target) -> dict[str, list[object]]:
         return {"label": [target.classes[i] for i in target.label.tolist()]}
     if isinstance(target, SurvivalTarget):
         return {"time": target.time.tolist(), "event": target.event.astype(int).tolist()}
+    if isinstance(target, LabelsTarget):
+        cells = np.where(target.known, np.where(target.positive, "1", "0"), "")
+        return {name: cells[:, i].tolist() for i, name in enumerate(target.names)}
     assert isinstance(target, ContinuousTarget)
     return {"value": target.value.tolist()}

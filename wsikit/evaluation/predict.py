@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassLabel, Survival
+from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Ordinal, Survival
 from wsikit.cohort.table import PATIENT, SLIDE, CohortSlide, read_rows
 from wsikit.config import differences
 from wsikit.errors import ConfigError
@@ -25,6 +25,7 @@ from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import SEGMENTERS
 from wsikit.store.places import ObjectPath, place_of
 from wsikit.store.reader import FeatureStore, open_store
+from wsikit.tasks.classification import called
 from wsikit.training.bundle import Bundle, load_bundle
 from wsikit.training.fit import predict
 
@@ -242,15 +243,22 @@ def _call(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:
     cuts = [b.facts["thresholds"] for b in bundles]
     if isinstance(endpoint, ClassLabel):
         if len(endpoint.classes) > 2 or not all("probability" in c for c in cuts):
-            return endpoint.classes[int(values.argmax())] if len(endpoint.classes) > 2 else ""
+            return _called(endpoint, values) if len(endpoint.classes) > 2 else ""
         return endpoint.classes[int(values[1] > np.mean([c["probability"] for c in cuts]))]
     if isinstance(endpoint, Survival) and all("log_risk" in c for c in cuts):
         return "high" if values[0] > np.mean([c["log_risk"] for c in cuts]) else "low"
     return ""
 
 
+def _called(endpoint: ClassLabel, values: npt.NDArray[np.float64]) -> str:
+    asked = ClassTarget(np.zeros(1, np.int64), endpoint.classes, isinstance(endpoint, Ordinal))
+    return endpoint.classes[int(called(values[None], asked)[0])]
+
+
 def _write(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> None:
-    called = {"class": "predicted_class", "survival": "risk_group"}.get(bundle.endpoint.kind)
+    called = {"class": "predicted_class", "ordinal": "predicted_class", "survival": "risk_group"}.get(
+        bundle.endpoint.kind
+    )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else [])])

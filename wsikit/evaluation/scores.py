@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.evaluation.bootstrap import bootstrap_interval, paired_difference_interval
 from wsikit.evaluation.result import Metric
 from wsikit.evaluation.settings import EvaluationSettings
 from wsikit.metrics.undefined import UndefinedMetricError
+from wsikit.tasks.classification import called as called_class
+from wsikit.tasks.multi_label import label_auc
 from wsikit.tasks.task import Task, Values
 
 Rows = npt.NDArray[np.int64]
@@ -26,12 +29,19 @@ def main_statistic(task: Task, prediction: Values, target: Target, fold: Rows) -
     return statistic
 
 
+def label_statistic(prediction: Values, target: LabelsTarget, fold: Rows, number: int) -> Callable[[Rows], float]:
+    """The AUC of one label of some patients, as a function of their positions; pairs inside folds only."""
+    return lambda rows: label_auc(prediction[rows], target.take(rows), number, fold[rows])
+
+
 def strata(target: Target, fold: Rows) -> Rows:
     """What a resample keeps as it is: folds, and in them classes or events."""
     if isinstance(target, ClassTarget):
         return fold * len(target.classes) + target.label
     if isinstance(target, SurvivalTarget):
         return fold * 2 + target.event
+    if isinstance(target, LabelsTarget):
+        return fold * (len(target.names) + 1) + target.rarest()
     return fold
 
 
@@ -66,11 +76,15 @@ def metrics_of(
         note = "at thresholds from inner validation patients"
         found += [_metric(name, rate, target, fold, settings, note) for name, rate in rates.items()]
     if isinstance(target, ClassTarget) and len(target.classes) > 2:
-        right = prediction.argmax(1) == target.label
+        right = called_class(prediction, target) == target.label
         shares = [_share_of_class(right, target.label, c) for c in range(len(target.classes))]
         found.append(
             _metric("balanced accuracy", lambda r: float(np.mean([s(r) for s in shares])), target, fold, settings)
         )
+    if isinstance(target, LabelsTarget):
+        for number, (name, yes, no) in enumerate(target.counts()):
+            statistic = label_statistic(prediction, target, fold, number)
+            found.append(_metric(f"AUC of {name}", statistic, target, fold, settings, f"{yes} with, {no} without"))
     if isinstance(target, ContinuousTarget):
         error = np.abs(prediction[:, 0] - target.value)
         found.append(_metric("mean absolute error", lambda r: float(error[r].mean()), target, fold, settings))

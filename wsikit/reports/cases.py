@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.reports.words import decimals_of, number_text
+from wsikit.tasks.classification import called
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class CaseGroup:
 def case_groups(result: CrossvalResult) -> tuple[CaseGroup, CaseGroup]:
     """The most and the least extreme patients, ``evaluation.heatmaps`` of each, nobody twice.
 
-    Classification orders patients by the probability of their true class, regression by their
-    error. Survival orders them by log risk in units of their fold's spread around its mean, as
-    log risks of different folds are on different scales.
+    Classification orders patients by the probability of their true class (or the mean of it over the known
+    labels), regression by their error. Survival orders them by log risk in units of their fold's spread
+    around its mean, as log risks of different folds are on different scales.
     """
     order = np.argsort(-_merit(result), kind="stable")
     few = min(result.experiment.evaluation.heatmaps, len(order) // 2)
@@ -72,6 +74,9 @@ def _merit(result: CrossvalResult) -> npt.NDArray[np.float64]:
         return prediction[np.arange(len(target)), target.label]
     if isinstance(target, SurvivalTarget):
         return in_fold_units(prediction[:, 0], result.fold)
+    if isinstance(target, LabelsTarget):
+        right = np.where(target.positive, prediction, 1 - prediction)
+        return np.asarray((right * target.known).sum(1) / target.known.sum(1), np.float64)
     return -np.abs(prediction[:, 0] - target.value)
 
 
@@ -81,6 +86,8 @@ def _titles(result: CrossvalResult) -> tuple[str, str]:
         return "Most right: highest probability of the true class", "Most wrong: lowest probability of the true class"
     if isinstance(target, SurvivalTarget):
         return "Highest predicted risk", "Lowest predicted risk"
+    if isinstance(target, LabelsTarget):
+        return "Most right: highest mean probability of the true labels", "Most wrong: lowest mean probability of them"
     return "Smallest error", "Largest error"
 
 
@@ -92,10 +99,10 @@ def _facts(result: CrossvalResult, patient: int) -> tuple[tuple[str, str], ...]:
         truth = ("True", target.classes[label])
         if result.threshold is not None:
             cut, probability = float(result.threshold[patient]), float(prediction[patient, 1])
-            called = target.classes[int(probability > cut)]
+            name = target.classes[int(probability > cut)]
             of = f"Probability of {target.classes[1]}"
-            return truth, ("Predicted", called), (of, f"{probability:.2f}, threshold {cut:.2f}"), where
-        chosen = int(prediction[patient].argmax())
+            return truth, ("Predicted", name), (of, f"{probability:.2f}, threshold {cut:.2f}"), where
+        chosen = int(called(prediction, target)[patient])
         facts = [truth, ("Predicted", f"{target.classes[chosen]}, probability {prediction[patient, chosen]:.2f}")]
         if chosen != label:
             facts.append(("Of the true class", f"{prediction[patient, label]:.2f}"))
@@ -115,6 +122,14 @@ def _facts(result: CrossvalResult, patient: int) -> tuple[tuple[str, str], ...]:
         if result.risk_group is not None:
             facts.append(("Group", group_name(int(result.risk_group[patient]))))
         return tuple(facts)
+    if isinstance(target, LabelsTarget):
+        known = target.known[patient]
+        truths = ["yes" if yes else "no" for yes in target.positive[patient].tolist()]
+        shown = [
+            (name, f"{truths[i] if known[i] else 'not known'}, probability {prediction[patient, i]:.2f}")
+            for i, name in enumerate(target.names)
+        ]
+        return (*shown, where)
     assert isinstance(target, ContinuousTarget)
     true, predicted = float(target.value[patient]), float(prediction[patient, 0])
     decimals = decimals_of([true, predicted])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.evaluation.result import CrossvalResult, Metric
 from wsikit.figures.kaplan_meier import COLOURS, KaplanMeierGroup, draw_kaplan_meier
 from wsikit.figures.roc import RocCurve, draw_roc
@@ -52,8 +53,8 @@ def main_figure(result: CrossvalResult, folder: Path) -> Shown | None:
     None where no fold can be drawn: a ROC curve needs both classes in one fold.
     """
     target = result.cohort.target
-    if isinstance(target, ClassTarget):
-        curves = _curves(result, target)
+    if isinstance(target, ClassTarget | LabelsTarget):
+        curves = _curves(result, target) if isinstance(target, ClassTarget) else _label_curves(result, target)
         if not curves:
             return None
         caption = (
@@ -118,6 +119,24 @@ def _curves(result: CrossvalResult, target: ClassTarget) -> list[RocCurve]:
         except UndefinedMetricError:
             continue
         found.append(RocCurve(f"class {name} against the others", score, positive, result.fold, f"AUC {auc:.2f}"))
+    return found[: len(COLOURS)]
+
+
+def _label_curves(result: CrossvalResult, target: LabelsTarget) -> list[RocCurve]:
+    """The model on each label, over the patients who have it known; none of a label without a pair in any fold."""
+    found = []
+    for number, name in enumerate(target.names):
+        mine = target.known[:, number]
+        positive, score, fold = (
+            target.positive[mine, number],
+            result.model.prediction[mine, number],
+            result.fold[mine],
+        )
+        try:
+            auc = roc_auc(score, positive, groups=fold)
+        except UndefinedMetricError:
+            continue
+        found.append(RocCurve(name, score, positive, fold, f"AUC {auc:.2f}"))
     return found[: len(COLOURS)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.evaluation.bootstrap import Interval
 from wsikit.evaluation.result import CrossvalResult, Metric
 
@@ -83,7 +84,9 @@ def cautions(result: CrossvalResult) -> list[str]:
     """What a careful reader has to be told: first what is particular to this run."""
     found = list(result.notes)
     main = result.model.metrics[0]
-    chance = 0.0 if isinstance(result.cohort.target, ContinuousTarget) else 0.5
+    target = result.cohort.target
+    ranked = isinstance(target, ContinuousTarget) or (isinstance(target, ClassTarget) and target.ordered)
+    chance = 0.0 if ranked else 0.5
     if main.interval is not None and main.interval.low <= chance:
         found.append(
             f"The interval of {main.name}, {interval_text(main)}, includes {chance:g}: guessing is not ruled out."
@@ -111,6 +114,8 @@ def makeup(target: Target) -> str:
         return ", ".join(f"{name}: {n}" for n, name in zip(counts, target.classes, strict=True))
     if isinstance(target, SurvivalTarget):
         return counted(int(target.event.sum()), "event")
+    if isinstance(target, LabelsTarget):
+        return ", ".join(f"{name}: {yes} of {yes + no}" for name, yes, no in target.counts())
     mean = float(target.value.mean()) if len(target) else float("nan")
     return f"mean {number_text(mean, decimals_of([mean]))}"
 

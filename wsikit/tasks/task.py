@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from wsikit.cohort.endpoints import ClassLabel, ContinuousTarget, Endpoint, Survival, Target
+from wsikit.cohort.endpoints import (
+    ClassLabel,
+    ClassTarget,
+    ContinuousTarget,
+    Endpoint,
+    Ordinal,
+    Survival,
+    Target,
+)
+from wsikit.cohort.several_labels import Labels, LabelsTarget
+from wsikit.tasks.balance import Balance, check_balance, class_weights, label_weights
 
 Values = npt.NDArray[np.float64]
 
@@ -51,25 +61,55 @@ class Task(Protocol):
         ...
 
 
-def create_task(endpoint: Endpoint, training: Target | None = None, state: Mapping[str, float] | None = None) -> Task:
+def create_task(
+    endpoint: Endpoint,
+    training: Target | None = None,
+    state: Mapping[str, float] | None = None,
+    *,
+    balance: Balance = "none",
+) -> Task:
     """The task of an endpoint.
 
     Args:
         endpoint: What is predicted.
-        training: Target of the training patients: what a task has to fit (a mean, a spread) is fitted on them.
+        training: Target of the training patients: what a task has to fit (a mean, a spread, weights) is fitted on
+            them.
         state: Or what an earlier ``state()`` gave.
-    """
-    if isinstance(endpoint, ClassLabel):
-        from wsikit.tasks.classification import ClassificationTask
+        balance: With ``loss`` rare classes weigh more in the loss.
 
-        return ClassificationTask(endpoint.classes)
+    Raises:
+        ConfigError: A balance that the endpoint cannot have.
+    """
+    if training is not None:
+        check_balance(training, balance)
+    weighted = training if balance == "loss" else None
+    if isinstance(endpoint, ClassLabel):
+        from wsikit.tasks.classification import ClassificationTask, weights_from
+        from wsikit.tasks.ordinal import OrdinalTask
+
+        weights = class_weights(weighted) if isinstance(weighted, ClassTarget) else weights_from(state or {})
+        return (OrdinalTask if isinstance(endpoint, Ordinal) else ClassificationTask)(endpoint.classes, weights)
     if isinstance(endpoint, Survival):
         from wsikit.tasks.survival import CoxTask
 
         return CoxTask()
+    if isinstance(endpoint, Labels):
+        from wsikit.tasks.classification import weights_from
+        from wsikit.tasks.multi_label import MultiLabelTask
+
+        weights = label_weights(weighted) if isinstance(weighted, LabelsTarget) else weights_from(state or {})
+        return MultiLabelTask(endpoint.columns, None if weights is None else weights.reshape(-1, 2))
+    values = training.value if isinstance(training, ContinuousTarget) else None
+    if endpoint.bins is not None:
+        from wsikit.tasks.binned_regression import BinnedRegressionTask
+
+        if state is not None:
+            return BinnedRegressionTask(endpoint.bins, state["first"], state["last"])
+        assert values is not None
+        return BinnedRegressionTask.fitted(endpoint.bins, values)
     from wsikit.tasks.regression import RegressionTask
 
     if state is not None:
         return RegressionTask(state["mean"], state["std"])
-    assert isinstance(training, ContinuousTarget)
-    return RegressionTask(float(training.value.mean()), float(training.value.std()) or 1.0)
+    assert values is not None
+    return RegressionTask(float(values.mean()), float(values.std()) or 1.0)

@@ -18,6 +18,7 @@ from wsikit.cohort.bags import BagBatch, Bags
 from wsikit.cohort.endpoints import Endpoint, SurvivalTarget, Target
 from wsikit.cohort.graphs import induced
 from wsikit.errors import ConfigError
+from wsikit.tasks.balance import sampling_weights
 from wsikit.tasks.task import Task, Values, create_task
 from wsikit.training.model import SlideModel, SlideModelOutput
 from wsikit.training.scaling import fit_scaling
@@ -96,7 +97,8 @@ def fit(
     _check(train, validation, target)
     graph = graph_of(model)
     fabric = _fabric(training)
-    task = create_task(endpoint, target.take(train))
+    task = create_task(endpoint, target.take(train), balance=training.balance)
+    drawn = sampling_weights(target.take(train)) if training.balance == "sampling" else None
     mean, scale = fit_scaling(bags, train, training.scaling)
     dim = bags[int(train[0])].x.shape[1]
     rng = np.random.default_rng([training.seed, 1])
@@ -113,7 +115,7 @@ def fit(
         for number in range(1, training.epochs + 1):
             net.train()
             losses = []
-            for rows in _batches(rng.permutation(train), per_epoch):
+            for rows in _batches(_order(train, drawn, rng), per_epoch):
                 losses.append(steps.step(rows, rng))
                 schedule.step()
             outputs = steps.outputs(validation)
@@ -311,6 +313,11 @@ def _schedule(training: TrainingSettings, per_epoch: int) -> Callable[[int], flo
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
     return factor
+
+
+def _order(rows: Rows, drawn: npt.NDArray[np.float64] | None, rng: np.random.Generator) -> Rows:
+    """The patients of an epoch: each once, or as many, drawn with replacement by their probabilities."""
+    return rng.permutation(rows) if drawn is None else rng.choice(rows, len(rows), p=drawn)
 
 
 def _batches(rows: Rows, count: int) -> list[Rows]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wsikit.aggregators.registry import aggregator_card
 from wsikit.cohort.graphs import GraphSettings
 from wsikit.errors import ConfigError
+from wsikit.tasks.balance import Balance
 from wsikit.training.scaling import Scaling
 
 
@@ -63,6 +64,10 @@ class TrainingSettings(Strict):
         warmup: Share of the steps that warm up.
         weight_decay: Of the optimizer. Default: 0.01 for ``adamw``, 0.001 for ``sgd``.
         batch_patients: Patients in a step; a survival step always has all of them.
+        balance: How patients of rare classes are made to count as much as those of frequent ones: ``loss``
+            weighs them in the loss (each label on its own, where there are several), ``sampling`` draws them more
+            often, as many patients in an epoch as ever; ``none``. Predicted probabilities are then those of a cohort
+            with equally many of each.
         keep: Weights of the ``best`` epoch by validation loss, or of the ``last``. With few patients the
             validation loss is mostly noise, and choosing by it is worse than not choosing.
         patience: Epochs without a better validation loss after which training stops, where the best is kept.
@@ -82,6 +87,7 @@ class TrainingSettings(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     batch_patients: Annotated[int, Field(ge=1)] = 8
+    balance: Balance = "none"
     keep: Literal["best", "last"] = "last"
     patience: Annotated[int, Field(ge=1)] = 15
     tile_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
