@@ -148,7 +148,7 @@ def induced(edges: Edges, kept: npt.NDArray[np.int64], nodes: int) -> Edges:
     number = np.full(nodes, -1, np.int64)
     number[kept] = np.arange(len(kept))
     renumbered = number[edges]
-    return renumbered[:, (renumbered >= 0).all(0)]
+    return np.ascontiguousarray(renumbered[:, (renumbered >= 0).all(0)])
 
 
 def _within(places: npt.NDArray[np.float64], radius: float, *, p: float) -> Edges:
