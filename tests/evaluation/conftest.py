@@ -37,6 +37,8 @@ def write_features(root: Path, slide_id: str, tables: dict[str, np.ndarray]) -> 
     facts = {
         "fingerprint": hashlib.sha256(slide_id.encode()).hexdigest(),
         "mpp": [0.5, 0.5],
+        "size_level0_px": [4096, 256],
+        "tile_level0_px": [256.0, 256.0],
         "stride_level0_px": [256, 256],
     }
     write_plan(root, slide_id, attributes=facts, coords=coords, quality=np.ones((tiles, 1), np.float32))

@@ -24,14 +24,20 @@ def rows_of(path):
 
 
 @pytest.fixture(scope="module")
-def runs(planted, experiment, tmp_path_factory):
+def cohort_folder(planting, tmp_path_factory):
+    """A cohort with enough patients for three grades."""
+    return planting(tmp_path_factory.mktemp("outcomes") / "cohort", patients=80)
+
+
+@pytest.fixture(scope="module")
+def runs(cohort_folder, experiment, tmp_path_factory):
     """A run for each kind of endpoint, made when it is first asked for."""
     done = {}
 
     def run(kind):
         if kind not in done:
-            out = tmp_path_factory.mktemp("outcomes") / kind
-            given = experiment(planted, out, kind, splits={"folds": 2, "inner_folds": 1})
+            out, training = tmp_path_factory.mktemp("runs") / kind, {"epochs": 20, "learning_rate": 0.02}
+            given = experiment(cohort_folder, out, kind, training=training, splits={"folds": 2, "inner_folds": 1})
             done[kind] = crossval(given, workers=1)
         return done[kind]
 
@@ -48,7 +54,7 @@ def test_labels_are_found_where_planted_and_not_where_not(runs):
     assert metrics["AUC of late"].note == "{} with, {} without".format(*result.cohort.target.counts()[1][1:])
     rows = rows_of(result.out / "predictions.csv")
     known = [row for row in rows if row["late"]]
-    assert len(known) == int(result.cohort.target.known[:, 1].sum()) < 40
+    assert len(known) == int(result.cohort.target.known[:, 1].sum()) < 80
     columns = [np.array([float(row[name]) for row in known]) for name in ("probability_late", "late", "fold")]
     assert roc_auc(columns[0], columns[1], groups=columns[2]) == pytest.approx(each[1])
 
@@ -84,13 +90,13 @@ def test_a_binned_number_is_found_in_its_unit(runs):
     ("labels", ["AUC of late", "AUC of odd", "not known"]), ("ordinal", ["quadratic kappa", "Most right"]),
     ("binned", ["Smallest error"]),
 ])  # fmt: skip
-def test_the_report_and_new_predictions_carry_them(runs, planted, tmp_path, kind, words):
+def test_the_report_and_new_predictions_carry_them(runs, cohort_folder, tmp_path, kind, words):
     result = runs(kind)
     text = write_report(result).read_text()
     assert all(word in text for word in words)
-    report = predict_slides(planted / "features.zarr", result.out / "models", out=tmp_path)
+    report = predict_slides(cohort_folder / "features.zarr", result.out / "models", out=tmp_path)
     rows = rows_of(report.table)
-    assert len(rows) == 48
+    assert len(rows) == 96
     assert {"labels": "probability_odd", "ordinal": "predicted_class", "binned": "predicted"}[kind] in rows[0]
     if kind == "ordinal":
         for row in rows:
@@ -106,8 +112,8 @@ def test_labels_are_dealt_to_all_folds(runs):
             for name, yes, no in cohort.target.take(cohort.index(getattr(fold, role))).counts():
                 assert yes, name
                 assert no, name
-    with pytest.raises(ConfigError, match=r"label 'late': \d+ patients have it .* at least 20 of both"):
-        make_splits(cohort, folds=20)
+    with pytest.raises(ConfigError, match=r"label 'late': \d+ patients have it .* at least 30 of both"):
+        make_splits(cohort, folds=30)
 
 
 def test_balance_changes_the_model_and_is_kept_in_the_bundle(runs, planted, experiment, tmp_path):

@@ -40,6 +40,11 @@ class LabelsTarget:
         no = (~self.positive & self.known).sum(0).tolist()
         return list(zip(self.names, yes, no, strict=True))
 
+    def cells(self) -> dict[str, list[object]]:
+        """The column of each label as a table has it: "1", "0", or "" where it is not known."""
+        text = np.where(self.known, np.where(self.positive, "1", "0"), "")
+        return {name: text[:, i].tolist() for i, name in enumerate(self.names)}
+
     def rarest(self) -> npt.NDArray[np.int64]:
         """Of each patient the rarest label that it has, numbered from 1, (P,); 0 where it has none.
 

@@ -316,7 +316,6 @@ def _truth_columns(target: Target) -> dict[str, list[object]]:
     if isinstance(target, SurvivalTarget):
         return {"time": target.time.tolist(), "event": target.event.astype(int).tolist()}
     if isinstance(target, LabelsTarget):
-        cells = np.where(target.known, np.where(target.positive, "1", "0"), "")
-        return {name: cells[:, i].tolist() for i, name in enumerate(target.names)}
+        return target.cells()
     assert isinstance(target, ContinuousTarget)
     return {"value": target.value.tolist()}
