@@ -13,9 +13,11 @@ from wsikit.aggregators.models.patch_gcn import PatchGcn
 from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Survival, SurvivalTarget
 from wsikit.cohort.graphs import GraphSettings, build_graph
 from wsikit.tasks.task import create_task
-from wsikit.training.fit import _fabric, _seeded, _Steps
+from wsikit.training.fit import _seeded
+from wsikit.training.machinery import fabric_of
 from wsikit.training.model import SlideModel
 from wsikit.training.settings import TrainingSettings
+from wsikit.training.steps import Steps
 
 ROWS = np.array([5, 0, 17, 3, 8, 30, 22, 11])
 
@@ -36,7 +38,7 @@ def build(aggregator, dropout):
     return aggregator(6, embed_dim=16, attention_dim=8, dropout=dropout)
 
 
-def prepare(toy, endpoint, *, aggregator=Abmil, dropout=0.5, max_step_tiles=40):
+def prepare(toy, endpoint, *, aggregator=Abmil, dropout=0.5, max_step_tiles=25):
     bags, label = toy
     if endpoint == "class":
         task, target = create_task(ClassLabel("y", ("0", "1"))), ClassTarget(label, ("0", "1"))
@@ -47,14 +49,14 @@ def prepare(toy, endpoint, *, aggregator=Abmil, dropout=0.5, max_step_tiles=40):
     training = TrainingSettings(
         precision="64-true", device="cpu", tile_dropout=0.5, max_step_tiles=max_step_tiles, clip=1e9
     )
-    fabric = _fabric(training)
+    fabric = fabric_of(training)
     with _seeded(0, fabric.device):
         graph = GraphSettings(kind="knn", k=2) if aggregator.card.uses_edges else None
         net = SlideModel(build(aggregator, dropout), task.outputs, graph=graph)
         torch.nn.init.normal_(net.head.weight)  # a head of zeros would hide the gradient of all that is below
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     _, scaled = fabric.setup(net, optimizer)
-    return net.train(), _Steps(fabric, net, scaled, task, bags, target, training)
+    return net.train(), Steps(fabric, net, scaled, task, bags, target, training)
 
 
 def gradients(net):
@@ -71,8 +73,8 @@ def assert_close(one, other):
 @pytest.mark.parametrize("endpoint", ["class", "survival"])
 def test_dropout_is_replayed(toy, endpoint, aggregator):
     net, steps = prepare(toy, endpoint, aggregator=aggregator)
-    parts = list(steps._parts(ROWS))
-    assert len(parts) > 3
+    parts = list(steps._parts(ROWS, thinned=True))
+    assert len(parts) >= 3
     with _seeded(1, steps.fabric.device):
         value = steps._in_two_passes(parts, thinned=9)
         following = torch.rand(1)
@@ -119,39 +121,43 @@ def test_parts_hold_every_patient_once_and_few_enough_tiles(toy):
     bags, _ = toy
     for limit in (1, 25, 40, 10_000):
         _, steps = prepare(toy, "class", max_step_tiles=limit)
-        parts = list(steps._parts(ROWS))
-        assert np.concatenate(parts).tolist() == ROWS.tolist()
-        for part in parts:
-            assert len(part) == 1 or sum(len(bags[int(r)]) for r in part) <= limit
+        for thinned in (True, False):
+            parts = list(steps._parts(ROWS, thinned=thinned))
+            assert np.concatenate(parts).tolist() == ROWS.tolist()
+            for part in parts:
+                x, offsets, _ = steps.batches.batch(part, 7 if thinned else None)
+                assert len(part) == 1 or len(x) <= limit
+                assert len(offsets) == len(part) + 1
+    assert len(x) == sum(len(bags[int(r)]) for r in ROWS)
 
 
 def test_tile_dropout_thins_each_bag_the_same_in_any_company(toy):
     bags, _ = toy
     _, steps = prepare(toy, "class")
-    x, offsets, grid = steps._batch(ROWS, 7)
+    x, offsets, grid = steps.batches.batch(ROWS, 7)
     assert offsets.diff().tolist() == [max(1, round(0.5 * len(bags[int(r)]))) for r in ROWS]
     for i, row in enumerate(ROWS):
-        alone, _, place = steps._batch(ROWS[i : i + 1], 7)
+        alone, _, place = steps.batches.batch(ROWS[i : i + 1], 7)
         assert torch.equal(x[offsets[i] : offsets[i + 1]], alone)
         assert torch.equal(grid[offsets[i] : offsets[i + 1]], place)
         whole = {tuple(v) for v in bags[int(row)].x.tolist()}
         kept = [tuple(v) for v in alone.tolist()]
         assert set(kept) <= whole
         assert len(set(kept)) == len(kept)  # no tile twice
-    assert not torch.equal(x, steps._batch(ROWS, 8)[0])
-    assert len(steps._batch(ROWS, None)[0]) == sum(len(bags[int(r)]) for r in ROWS)
+    assert not torch.equal(x, steps.batches.batch(ROWS, 8)[0])
+    assert len(steps.batches.batch(ROWS, None)[0]) == sum(len(bags[int(r)]) for r in ROWS)
 
 
 def test_tile_dropout_leaves_the_edges_among_the_tiles_that_stay(toy):
     bags, _ = toy
     _, steps = prepare(toy, "class", aggregator=PatchGcn)
-    _, offsets, grid, edges = steps._batch(ROWS, 7)
+    _, offsets, grid, edges = steps.batches.batch(ROWS, 7)
     bag = torch.bucketize(edges, offsets[1:], right=True)
     assert torch.equal(bag[0], bag[1])
     for i, row in enumerate(ROWS):
         start, stop = offsets[i], offsets[i + 1]
         mine = (bag[0] == i).nonzero().flatten()
-        alone = steps._batch(ROWS[i : i + 1], 7)[3]
+        alone = steps.batches.batch(ROWS[i : i + 1], 7)[3]
         assert torch.equal(edges[:, mine] - start, alone)
         whole = bags[int(row)]
         joined = {tuple(map(tuple, pair)) for pair in whole.grid[build_graph(steps.net.graph, whole.grid).T].tolist()}

@@ -17,6 +17,8 @@ from wsikit.store.reader import Bag
 
 SLIDE_GAP = 64
 """Steps of the grid between the slides of a patient: no window or region of a model spans two."""
+JOIN = "+"
+"""Between the keys of encoders whose features are the columns of one bag."""
 CACHE_BYTES = 4 << 30
 """Bags kept in memory, unless told otherwise: 16-bit features of about 200 large slides."""
 
@@ -66,7 +68,7 @@ class Bags:
 
     Args:
         slides: The slides of each patient.
-        encoder: Name or key of the features.
+        encoder: Name or key of the features; several, joined by ``+``, are the columns of one bag side by side.
         cache_bytes: Memory for bags and graphs; what does not fit is read or built again each time.
         graphs: Folder that keeps graphs on disk too, for those that take long to build; made when first needed.
 
@@ -83,8 +85,10 @@ class Bags:
         graphs: Path | None = None,
     ) -> None:
         self.slides, self.encoder, self.graphs = slides, encoder, graphs
-        self._budget = cache_bytes
+        self.keys = tuple(encoder.split(JOIN))
+        self._budget, self._dim = cache_bytes, 0
         self._kept: dict[int, PatientBag] = {}
+        self._outlines: dict[int, list[Bag]] = {}
         self._kept_edges: dict[tuple[int, GraphSettings], Edges] = {}
         self.sizes = np.zeros(len(slides), np.int64)
 
@@ -100,19 +104,83 @@ class Bags:
         kept = self._kept.get(position)
         if kept is not None:
             return kept
-        slides = self.slides[position]
-        found = [s.store.bag(s.slide_id, encoder=self.encoder) for s in slides]
-        if len(found) == 1:
-            x, coords = found[0].x, found[0].coords
-        else:
-            x, coords = np.concatenate([b.x for b in found]), np.concatenate([b.coords for b in found])
-        slide = np.repeat(np.arange(len(found), dtype=np.int32), [len(b) for b in found])
-        bag = PatientBag(x, coords, _one_grid(found), slide, slides)
-        self.sizes[position] = len(bag)
-        if x.nbytes <= self._budget:
-            self._budget -= x.nbytes
+        bag = self._read(position, None)
+        if bag.x.nbytes <= self._budget:
+            self._budget -= bag.x.nbytes
             self._kept[position] = bag
         return bag
+
+    def count(self, position: int) -> int:
+        """Tiles of a patient; no features are read."""
+        if not self.sizes[position]:
+            self.sizes[position] = sum(map(len, self._outline(position)))
+        return int(self.sizes[position])
+
+    def nbytes(self, position: int) -> int:
+        """Bytes of a patient's features and places, as far as the encoder's card says how wide they are."""
+        return self.count(position) * (2 * self.dim + 16)
+
+    @property
+    def dim(self) -> int:
+        """Width D of the features."""
+        if not self._dim:
+            slide = self.slides[0][0]
+            self._dim = sum(int(slide.store.encoder(slide.slide_id, k)["card"]["dim"]) for k in self.keys)
+        return self._dim
+
+    def take(self, position: int, tiles: npt.NDArray[np.int64] | None) -> PatientBag:
+        """Some tiles of a patient, by their number in the bag, or with None all of them.
+
+        A bag that is in memory, or may still be kept there, is read whole, once. Of any other only the chunks are
+        read that hold these tiles.
+
+        Raises:
+            StoreError: As for the bag.
+        """
+        if tiles is None:
+            return self[position]
+        bag = self._kept.get(position)
+        if bag is None and self.nbytes(position) > self._budget:
+            return self._read(position, tiles)
+        bag = bag or self[position]
+        return PatientBag(bag.x[tiles], bag.coords[tiles], bag.grid[tiles], bag.slide[tiles], bag.slides)
+
+    def _outline(self, position: int) -> list[Bag]:
+        """The tiles of each slide without their features; always kept, at 36 bytes a tile."""
+        found = self._outlines.get(position)
+        if found is None:
+            found = []
+            for s in self.slides[position]:
+                each = [s.store.tiles(s.slide_id, encoder=key) for key in self.keys]
+                for key, other in zip(self.keys, each, strict=True):
+                    if not np.array_equal(each[0].rows, other.rows):
+                        lone = len(np.setxor1d(each[0].rows, other.rows))
+                        raise ConfigError(
+                            f"slide {s.slide_id!r}: {lone} tiles have features of only one of {self.keys[0]!r} and "
+                            f"{key!r}; encoders are joined tile by tile, so extract the slide again with both, or "
+                            "leave it out"
+                        )
+                found.append(each[0])
+            self._outlines[position] = found
+        return found
+
+    def _read(self, position: int, tiles: npt.NDArray[np.int64] | None) -> PatientBag:
+        """The whole bag, or some of its tiles, from the stores."""
+        slides, outlines = self.slides[position], self._outline(position)
+        ends = np.cumsum([len(one) for one in outlines])
+        of = np.repeat(np.arange(len(slides), dtype=np.int32), [len(one) for one in outlines])
+        coords, grid = np.concatenate([one.coords for one in outlines]), _one_grid(outlines)
+        self.sizes[position] = len(of)
+        parts = []
+        for number, (slide, outline) in enumerate(zip(slides, outlines, strict=True)):
+            mine = slice(None) if tiles is None else tiles[of[tiles] == number] - (ends[number] - len(outline))
+            parts.append(np.concatenate([_values(slide, key, outline, mine) for key in self.keys], axis=1))
+        x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if tiles is None:
+            return PatientBag(x, coords, grid, of, slides)
+        if np.any(np.diff(of[tiles]) < 0):  # slide by slide is how the parts were read
+            x = x[np.argsort(np.argsort(of[tiles], kind="stable"), kind="stable")]
+        return PatientBag(x, coords[tiles], grid[tiles], of[tiles], slides)
 
     def edges(self, position: int, graph: GraphSettings) -> Edges:
         """The edges of a patient's bag, (2, M) int64 from and to row; built once, as far as the budget goes.
@@ -137,9 +205,15 @@ class Bags:
         return edges
 
     def batch(
-        self, positions: Sequence[int] | npt.NDArray[np.int64], *, graph: GraphSettings | None = None
+        self,
+        positions: Sequence[int] | npt.NDArray[np.int64],
+        *,
+        graph: GraphSettings | None = None,
+        tiles: Sequence[npt.NDArray[np.int64] | None] | None = None,
     ) -> BagBatch:
-        """Bags of some patients, packed, with the edges of a graph where one is given."""
+        """Bags of some patients, packed: with the edges of a graph, or only some tiles of each (see ``take``)."""
+        if tiles is not None:
+            return pack([self.take(int(i), mine) for i, mine in zip(positions, tiles, strict=True)])
         edges = None if graph is None else [self.edges(int(i), graph) for i in positions]
         return pack([self[int(i)] for i in positions], edges)
 
@@ -157,6 +231,16 @@ def pack(bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None) -> Ba
     if len(bags) == 1:
         return BagBatch(bags[0].x, offsets, bags[0].grid, joined)
     return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.grid for b in bags]), joined)
+
+
+def _values(
+    slide: CohortSlide, key: str, outline: Bag, tiles: slice | npt.NDArray[np.int64]
+) -> npt.NDArray[np.float16]:
+    """Features of some of a slide's usable tiles, (n, D)."""
+    if isinstance(tiles, slice):
+        x = slide.store.values(slide.slide_id, encoder=key)
+        return x if len(x) == len(outline) else x[outline.rows]
+    return slide.store.values(slide.slide_id, encoder=key, rows=outline.rows[tiles].tolist())
 
 
 def _steps_um(bag: PatientBag) -> npt.NDArray[np.float64]:

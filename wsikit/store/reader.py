@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -224,17 +224,24 @@ class FeatureStore:
             >>> sharp = {"focus": (0.15, None), "pen": (None, 0.1)}
             >>> bag = store.bag("a", encoder="texture", where=sharp)    # doctest: +SKIP
         """
+        tiles = self.tiles(slide_id, encoder=encoder, where=where)
+        x = self.values(slide_id, encoder=encoder)
+        return replace(tiles, x=x if len(tiles) == len(x) else x[tiles.rows])
+
+    def tiles(self, slide_id: str, *, encoder: str, where: Bounds | None = None) -> Bag:
+        """The bag of a slide without its features, quick to read: ``x`` is (N, 0).
+
+        ``values`` gives the features of some of its ``rows``. Arguments and errors are those of ``bag``.
+        """
         keep = self.status(slide_id, encoder=encoder) == fmt.OK
         if where:
             keep &= self._within(slide_id, encoder, where)
         rows = np.flatnonzero(keep)
-        x = self.values(slide_id, encoder=encoder)
-        if len(rows) != len(x):
-            x = x[rows]
         stride = self.slide(slide_id).get("stride_level0_px")
         if stride is None:
             raise StoreError(f"store {self.path}, slide {slide_id!r}: its attributes have no stride_level0_px")
-        return Bag(x, self.coords(slide_id)[rows], slide_id, rows, (float(stride[0]), float(stride[1])))
+        none = np.empty((len(rows), 0), np.float16)
+        return Bag(none, self.coords(slide_id)[rows], slide_id, rows, (float(stride[0]), float(stride[1])))
 
     def _within(self, slide_id: str, encoder: str, where: Bounds) -> npt.NDArray[np.bool_]:
         """Which tiles lie within bounds, (N,)."""

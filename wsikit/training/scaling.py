@@ -55,13 +55,13 @@ def fit_scaling(
         Kessy, Lewin and Strimmer, 2018, Am Stat 72(4), doi:10.1080/00031305.2016.1277159 (ZCA-cor). Whitening the
         scatter of what should not matter: Hatch and Stolcke 2006, Interspeech (within-class covariance normalisation).
     """
-    dim = bags[int(rows[0])].x.shape[1]
+    dim = bags.dim
     if how == "none":
         return np.zeros(dim, np.float32), np.ones(dim, np.float32)
     means, second = np.zeros((len(rows), dim)), np.zeros((dim, dim))
     for mine, row in zip(means, rows, strict=True):
-        x = bags[int(row)].x
-        x = x[np.linspace(0, len(x) - 1, min(len(x), TILES)).astype(int)].astype(np.float64)
+        n = bags.count(int(row))
+        x = bags.take(int(row), np.linspace(0, n - 1, min(n, TILES)).astype(np.int64)).x.astype(np.float64)
         mine[:] = x.mean(0)
         second += x.T @ x / len(x)
     mean = means.mean(0)

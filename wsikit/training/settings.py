@@ -72,6 +72,11 @@ class TrainingSettings(Strict):
             validation loss is mostly noise, and choosing by it is worse than not choosing.
         patience: Epochs without a better validation loss after which training stops, where the best is kept.
         tile_dropout: Share of a training bag's tiles left out of each step, at random.
+        bag_tiles: At most so many of a training bag's tiles in each step, drawn anew for every step; None for no
+            limit. Of a bag that the memory does not keep (``cache_gb``) only these are read. Validation and
+            predictions always see whole bags.
+        cache_gb: Memory for bags, in GiB; what does not fit is read again at every step. Each process has its own.
+        device_cache_gb: Memory of the device for bags, in GiB; what does not fit is copied at every step.
         max_step_tiles: Tiles on the device at once; a larger step is taken in parts, with the same gradient.
         clip: Largest norm of the gradient.
         scaling: How features are brought to one scale, fitted on the training patients: ``patients``,
@@ -91,6 +96,9 @@ class TrainingSettings(Strict):
     keep: Literal["best", "last"] = "last"
     patience: Annotated[int, Field(ge=1)] = 15
     tile_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    bag_tiles: Annotated[int, Field(ge=1)] | None = None
+    cache_gb: Annotated[float, Field(ge=0)] = 4.0
+    device_cache_gb: Annotated[float, Field(ge=0)] = 0.0
     max_step_tiles: Annotated[int, Field(ge=1)] = 200_000
     clip: Annotated[float, Field(gt=0)] = 1.0
     scaling: Scaling = "patients"

@@ -1,0 +1,59 @@
+"""What a loop runs on and with: the device and its precision, the optimizer, the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from wsikit.errors import ConfigError
+from wsikit.training.settings import TrainingSettings
+
+
+def fabric_of(training: TrainingSettings) -> Any:
+    """Lightning Fabric on the device and with the precision that are asked for.
+
+    Raises:
+        ConfigError: There is no such device, or it cannot do this precision.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries that it looks for on import
+        from lightning_fabric import Fabric
+
+    device = training.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator, _, number = device.partition(":")
+    devices: Any = [int(number)] if number else 1
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, precision=training.precision)
+    except Exception as e:
+        raise ConfigError(f"training device {training.device!r} with {training.precision!r}: {e}") from e
+
+
+def optimizer_of(net: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW or SGD over all parameters."""
+    usual_rate, usual_decay = {"adamw": (3e-3, 1e-2), "sgd": (0.1, 1e-3)}[training.optimizer]
+    rate = usual_rate if training.learning_rate is None else training.learning_rate
+    decay = usual_decay if training.weight_decay is None else training.weight_decay
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
+
+
+def schedule_of(training: TrainingSettings, per_epoch: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: a linear warm-up, then half a cosine to zero."""
+    total = training.epochs * per_epoch
+    warm = max(1, round(training.warmup * total))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+    return factor
