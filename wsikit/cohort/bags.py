@@ -12,6 +12,7 @@ import numpy.typing as npt
 from wsikit.cohort.graph_files import kept_graph
 from wsikit.cohort.graphs import Edges, GraphSettings, build_graph
 from wsikit.cohort.table import CohortSlide
+from wsikit.config import config_hash
 from wsikit.errors import ConfigError
 from wsikit.store.reader import Bag
 
@@ -88,6 +89,7 @@ class Bags:
         self.keys = tuple(encoder.split(JOIN))
         self._budget, self._dim = cache_bytes, 0
         self._kept: dict[int, PatientBag] = {}
+        self._digests: dict[int, str] = {}
         self._outlines: dict[int, list[Bag]] = {}
         self._kept_edges: dict[tuple[int, GraphSettings], Edges] = {}
         self.sizes = np.zeros(len(slides), np.int64)
@@ -115,6 +117,15 @@ class Bags:
         if not self.sizes[position]:
             self.sizes[position] = sum(map(len, self._outline(position)))
         return int(self.sizes[position])
+
+    def digest(self, position: int) -> str:
+        """Identity of a patient's tiles and features, by the records of the stores; 64 hex digits."""
+        found = self._digests.get(position)
+        if found is None:
+            mine = self.slides[position]
+            found = config_hash([[s.slide_id, *(s.store.digest(s.slide_id, key) for key in self.keys)] for s in mine])
+            self._digests[position] = found
+        return found
 
     def nbytes(self, position: int) -> int:
         """Bytes of a patient's features and places, as far as the encoder's card says how wide they are."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,14 @@ from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.baselines import baseline_predictions
 from wsikit.evaluation.manifest import build_manifest, bundle_facts
-from wsikit.evaluation.members import MemberResult, fit_members, plan_members, with_threshold
+from wsikit.evaluation.members import (
+    MemberResult,
+    check_start,
+    fit_members,
+    forget_other_models,
+    plan_members,
+    with_threshold,
+)
 from wsikit.evaluation.result import CrossvalResult, ModelResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
 from wsikit.evaluation.scores import differences_of, metrics_of
@@ -71,14 +77,17 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     save_splits(splits, out / "splits.csv")
     fold = splits.test_fold(cohort.patients)
     bags = Bags(cohort.slides, encoder=cohort.encoder)
-    sizes = np.array([len(bags[i]) for i in range(len(bags))])
+    sizes = np.array([bags.count(i) for i in range(len(bags))])
     manifest = build_manifest(experiment, cohort, splits, bags)
 
     jobs = plan_members(experiment, cohort, splits)
-    create_aggregator(experiment.model.aggregator, in_dim=bags[0].x.shape[1], **experiment.model.options)
+    create_aggregator(experiment.model.aggregator, in_dim=bags.dim, **experiment.model.options)
     graph_of(experiment.model)
+    check_start(experiment, cohort)
     # nothing is refused from here on: the models of an earlier run, with other folds, may go
-    shutil.rmtree(out / "models", ignore_errors=True)
+    kept = forget_other_models(experiment, cohort, jobs, bags)
+    if kept:
+        say(f"{kept} of {len(jobs)} models are there already, fitted with the same settings on the same patients")
     say(f"fitting {len(jobs)} models: {len(splits.folds)} folds x {experiment.splits.inner_folds}")
     done: list[int] = []
 

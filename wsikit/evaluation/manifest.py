@@ -23,6 +23,8 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
     patient. Two runs with equal hashes and versions on a CPU give equal numbers.
     """
     settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores"})
+    if experiment.model.init is not None:  # its content is what counts, and where it lay is nobody's business
+        settings["model"]["init"] = {"file": experiment.model.init.name, "sha256": sha256_file(experiment.model.init)}
     digests = {
         slide.slide_id: slide.store.digest(slide.slide_id, bags.encoder) for mine in cohort.slides for slide in mine
     }

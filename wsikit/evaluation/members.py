@@ -15,16 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.splits import Splits, inner_splits
 from wsikit.cohort.table import Cohort
+from wsikit.config import config_hash
+from wsikit.errors import ConfigError
 from wsikit.evaluation.result import Member
 from wsikit.evaluation.settings import Experiment
 from wsikit.processes import in_processes
-from wsikit.tasks.task import Values
-from wsikit.training.bundle import Bundle, save_bundle
-from wsikit.training.fit import fit, predict
-from wsikit.training.settings import graph_of
+from wsikit.tasks.task import Values, create_task
+from wsikit.training.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from wsikit.training.checkpoint import identity_of
+from wsikit.training.epoch import history_from, plain_history
+from wsikit.training.fit import FitResult, fit, predict
+from wsikit.training.settings import TrainingSettings, graph_of
+from wsikit.training.start import StartReport, load_start
 
 Rows = npt.NDArray[np.int64]
 
@@ -107,18 +113,20 @@ def _run(
     experiment: Experiment, cohort: Cohort, jobs: list[MemberJob], facts: dict[str, Any], workers: int
 ) -> Iterator[MemberResult]:
     if workers <= 1:
-        bags = _bags(experiment, cohort)  # read once for all models
+        bags = bags_of(experiment, cohort)  # read once for all models
         for job in jobs:
             yield _fit_one(experiment, cohort, facts, job, bags)
         return
     yield from in_processes(partial(_fit_one, experiment, cohort, facts), jobs, workers)
 
 
-def _bags(experiment: Experiment, cohort: Cohort) -> Bags:
+def bags_of(experiment: Experiment, cohort: Cohort) -> Bags:
+    """The bags that models are fitted on, with the memory that the settings give them."""
     graph = graph_of(experiment.model)
     # Each tile is compared with all others: once for all models and processes, not once in each.
     graphs = experiment.out / "graphs" if graph is not None and graph.kind == "features" else None
-    return Bags(cohort.slides, encoder=cohort.encoder, graphs=graphs)
+    budget = int(experiment.training.cache_gb * (1 << 30))
+    return Bags(cohort.slides, encoder=cohort.encoder, cache_bytes=budget, graphs=graphs)
 
 
 def _fit_one(
@@ -129,17 +137,20 @@ def _fit_one(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        bags = bags or _bags(experiment, cohort)
-        training = experiment.training.model_copy(update={"seed": experiment.training.seed * 1000 + job.number})
-        found = fit(
-            bags, cohort.endpoint, cohort.target,
-            train=job.train, validation=job.validation, model=experiment.model, training=training,
-        )  # fmt: skip
+        bags = bags or bags_of(experiment, cohort)
+        identity = member_identity(experiment, cohort, job, bags)
+        path = experiment.out / member_path(job)
+        found = _finished(path, identity)
+        fitted = found is None
+        if found is None:
+            found = fit(
+                bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,
+                model=experiment.model, training=_training(experiment, job),
+            )  # fmt: skip
         prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=True)
         rest, _ = predict(found.model, found.task, bags, np.concatenate([job.train, job.validation]))
     finally:
         torch.set_num_threads(threads)
-    path = experiment.out / "models" / f"fold-{job.fold}-{job.number}.safetensors"
     member = Member(
         job.fold,
         job.number,
@@ -154,14 +165,81 @@ def _fit_one(
         "in_dim": found.model.aggregator.in_dim,
         "fold": job.fold,
         "epoch": found.best,
+        "history": plain_history(found.history),
+        "fit": identity,
     }
-    save_bundle(Bundle(found.model, found.task, cohort.endpoint, own), path)
+    if fitted:
+        save_bundle(Bundle(found.model, found.task, cohort.endpoint, own), path)
     return MemberResult(job, member, prediction, rest, attention)
+
+
+def check_start(experiment: Experiment, cohort: Cohort) -> StartReport | None:
+    """What a model of this experiment would start from; None where it starts from scratch.
+
+    Raises:
+        ConfigError: The given weights do not fit.
+    """
+    if experiment.model.init is None:
+        return None
+    task = create_task(cohort.endpoint, cohort.target)
+    aggregator = create_aggregator(
+        experiment.model.aggregator,
+        in_dim=bags_of(experiment, cohort).dim,
+        classes=task.outputs,
+        **experiment.model.options,
+    )
+    return load_start(experiment.model.init, cohort.encoder).into(aggregator)
+
+
+def member_path(job: MemberJob) -> Path:
+    """Where a model's bundle is, below the folder of the results."""
+    return Path("models") / f"fold-{job.fold}-{job.number}.safetensors"
+
+
+def _training(experiment: Experiment, job: MemberJob) -> TrainingSettings:
+    return experiment.training.model_copy(update={"seed": experiment.training.seed * 1000 + job.number})
+
+
+def member_identity(experiment: Experiment, cohort: Cohort, job: MemberJob, bags: Bags) -> str:
+    """Hash of all that decides the bits of a model, 64 hex digits."""
+    return config_hash(
+        identity_of(
+            bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,
+            model=experiment.model, training=_training(experiment, job),
+        )
+    )  # fmt: skip
+
+
+def forget_other_models(experiment: Experiment, cohort: Cohort, jobs: list[MemberJob], bags: Bags) -> int:
+    """Remove every bundle of an earlier run but those that these jobs would fit again bit for bit.
+
+    Returns:
+        How many are left: models that need not be fitted.
+    """
+    wanted = {experiment.out / member_path(job): job for job in jobs}
+    kept = 0
+    for path in sorted((experiment.out / "models").rglob("*")):
+        job = wanted.get(path)
+        if job is not None and _finished(path, member_identity(experiment, cohort, job, bags)) is not None:
+            kept += 1
+        elif path.is_file():
+            path.unlink()
+    return kept
+
+
+def _finished(path: Path, identity: str) -> FitResult | None:
+    """The model that an earlier run left, where it is the one that would be fitted now."""
+    try:
+        facts, _ = read_bundle(path)
+        if facts.get("fit") != identity:
+            return None
+        bundle = load_bundle(path)
+    except ConfigError:  # none, or cut short when that run was killed
+        return None
+    return FitResult(bundle.model, bundle.task, history_from(facts["history"]), int(facts["epoch"]))
 
 
 def with_threshold(path: Path, thresholds: dict[str, float]) -> None:
     """Enter cut points, which are known once all models of a fold are fitted, into a bundle."""
-    from wsikit.training.bundle import load_bundle
-
     bundle = load_bundle(path)
     save_bundle(replace(bundle, facts=dict(bundle.facts) | {"thresholds": thresholds}), path)

@@ -111,6 +111,8 @@ def load_experiment(path: str | PathLike[str], *, out: Path | None = None) -> Ex
         "out": out or here / experiment.out,
         "name": experiment.name or path.stem,
     }
+    if experiment.model.init is not None:
+        placed["model"] = experiment.model.model_copy(update={"init": here / experiment.model.init})
     if experiment.splits.file is not None:
         placed["splits"] = experiment.splits.model_copy(update={"file": here / experiment.splits.file})
     return experiment.model_copy(update=placed)

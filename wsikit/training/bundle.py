@@ -12,6 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.endpoints import Endpoint, endpoint_from, endpoint_settings
 from wsikit.cohort.graphs import GraphSettings
@@ -69,6 +71,28 @@ def load_bundle(path: str | PathLike[str]) -> Bundle:
     Raises:
         ConfigError: No file, not a bundle, or one of a later version.
     """
+    facts, tensors = read_bundle(path)
+    aggregator = create_aggregator(
+        facts["aggregator"]["name"],
+        in_dim=facts["in_dim"],
+        classes=facts["outputs"],
+        **facts["aggregator"]["options"],
+    )
+    endpoint = endpoint_from(facts["endpoint"])
+    task = create_task(endpoint, state=facts["task"])
+    graph = None if facts.get("graph") is None else GraphSettings(**facts["graph"])
+    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy(), graph=graph)
+    model.to(tensors["head.weight"].dtype)  # float64 where it was trained so
+    model.load_state_dict(tensors)
+    return Bundle(model.eval(), task, endpoint, facts)
+
+
+def read_bundle(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts and the tensors of a bundle, without building its model.
+
+    Raises:
+        ConfigError: No file, not a bundle, or one of a later version.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -85,16 +109,4 @@ def load_bundle(path: str | PathLike[str]) -> Bundle:
         raise ConfigError(f"{path}: weights without wsikit's facts; expected a bundle written by wsikit")
     if facts["version"] != VERSION:
         raise ConfigError(f"{path}: bundle version {facts['version']}, this wsikit reads {VERSION}; update wsikit")
-    aggregator = create_aggregator(
-        facts["aggregator"]["name"],
-        in_dim=facts["in_dim"],
-        classes=facts["outputs"],
-        **facts["aggregator"]["options"],
-    )
-    endpoint = endpoint_from(facts["endpoint"])
-    task = create_task(endpoint, state=facts["task"])
-    graph = None if facts.get("graph") is None else GraphSettings(**facts["graph"])
-    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy(), graph=graph)
-    model.to(tensors["head.weight"].dtype)  # float64 where it was trained so
-    model.load_state_dict(tensors)
-    return Bundle(model.eval(), task, endpoint, facts)
+    return facts, tensors

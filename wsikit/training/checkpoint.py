@@ -21,7 +21,7 @@ from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import Endpoint, Target, endpoint_settings
 from wsikit.config import config_hash, differences
 from wsikit.errors import ConfigError
-from wsikit.provenance import versions
+from wsikit.provenance import sha256_file, versions
 from wsikit.store.objects import write_atomic
 from wsikit.training.epoch import Epoch
 from wsikit.training.model import SlideModel
@@ -68,16 +68,16 @@ def identity_of(
     """
 
     def group(rows: Rows) -> dict[str, str]:
-        slides = [slide for row in rows.tolist() for slide in bags.slides[row]]
-        digests = [[s.slide_id, *(s.store.digest(s.slide_id, key) for key in bags.keys)] for s in slides]
+        digests = [bags.digest(row) for row in rows.tolist()]
         outcome = hashlib.sha256()
         for field in fields(target):
             value = getattr(target.take(rows), field.name)
             outcome.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         return {"features": config_hash(digests), "outcomes": outcome.hexdigest(), "patients": str(len(rows))}
 
+    given = None if model.init is None else sha256_file(model.init)
     return {
-        "model": model.model_dump(mode="json"),
+        "model": model.model_dump(mode="json") | {"init": given},
         "training": training.model_dump(mode="json"),
         "endpoint": endpoint_settings(endpoint),
         "encoder": bags.encoder,
@@ -130,6 +130,11 @@ def save_checkpoint(
     write_atomic(path, save(whole, metadata={"wsikit": json.dumps(facts)}))
 
 
+def history_of(path: Path) -> tuple[Epoch, ...]:
+    """Every epoch that a checkpoint has behind it; none where there is no such file."""
+    return tuple(Epoch(**epoch) for epoch in _read(path)[0]["history"]) if path.is_file() else ()
+
+
 def load_checkpoint(
     path: Path, moving: Moving, identity: Mapping[str, Any]
 ) -> tuple[list[Epoch], int, dict[str, Tensor]]:
@@ -146,19 +151,7 @@ def load_checkpoint(
     Raises:
         ConfigError: Not a checkpoint, of a later version, or of another training: every difference is named.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("wsikit", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except SafetensorError as e:
-        raise ConfigError(f"{path}: not a checkpoint: {e}; remove it to begin anew") from e
-    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
-        raise ConfigError(
-            f"{path}: found format {facts.get('format')!r} version {facts.get('version')!r}, expected {FORMAT!r} "
-            f"version {VERSION!r}; remove it to begin anew"
-        )
+    facts, tensors = _read(path)
     other = differences(facts["identity"], json.loads(json.dumps(identity)))
     if other:
         raise ConfigError(
@@ -181,3 +174,20 @@ def load_checkpoint(
     moving.fabric.strategy.precision.load_state_dict(facts["precision"])
     set_rng_state((tensors["rng.cpu"], tensors.get("rng.device")), moving.fabric.device)
     return [Epoch(**epoch) for epoch in facts["history"]], int(facts["best"]), part("kept.") or weights
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("wsikit", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except SafetensorError as e:
+        raise ConfigError(f"{path}: not a checkpoint: {e}; remove it to begin anew") from e
+    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+        raise ConfigError(
+            f"{path}: found format {facts.get('format')!r} version {facts.get('version')!r}, expected {FORMAT!r} "
+            f"version {VERSION!r}; remove it to begin anew"
+        )
+    return facts, tensors

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,17 @@ class Epoch:
     validation_loss: float
     validation_score: float
     learning_rate: float
+
+
+def plain_history(history: Sequence[Epoch]) -> list[dict[str, float | None]]:
+    """Epochs as plain values; None stands for NaN, which JSON does not have."""
+    return [{k: None if math.isnan(v) else v for k, v in asdict(epoch).items()} for epoch in history]
+
+
+def history_from(values: Iterable[Mapping[str, Any]]) -> tuple[Epoch, ...]:
+    """What :func:`plain_history` was made of."""
+    found = []
+    for epoch in values:
+        known: dict[str, Any] = {k: math.nan if v is None else v for k, v in epoch.items()}
+        found.append(Epoch(**known))
+    return tuple(found)

@@ -26,6 +26,7 @@ from wsikit.training.machinery import fabric_of, optimizer_of, schedule_of
 from wsikit.training.model import SlideModel
 from wsikit.training.scaling import fit_scaling
 from wsikit.training.settings import ModelSettings, TrainingSettings, graph_of
+from wsikit.training.start import StartReport, load_start
 from wsikit.training.steps import Steps
 
 Rows = npt.NDArray[np.int64]
@@ -41,12 +42,14 @@ class FitResult:
         history: Every epoch.
         best: Number of the epoch whose weights were kept: the one with the lowest validation loss,
             or with ``keep="last"`` the last.
+        started: What was loaded from given weights; None where training started from scratch.
     """
 
     model: SlideModel
     task: Task
     history: tuple[Epoch, ...]
     best: int
+    started: StartReport | None = None
 
 
 def fit(
@@ -80,14 +83,16 @@ def fit(
 
     Raises:
         ConfigError: The two groups overlap, the validation patients of a survival task have no event, a graph
-            is asked for that the aggregator does not use, or the checkpoint is of another training.
+            is asked for that the aggregator does not use, weights to start from that do not fit, or a checkpoint
+            of another training.
     """
     _check(train, validation, target)
     graph = graph_of(model)
     fabric = fabric_of(training)
     task = create_task(endpoint, target.take(train), balance=training.balance)
     drawn = sampling_weights(target.take(train)) if training.balance == "sampling" else None
-    mean, scale = fit_scaling(bags, train, training.scaling)
+    given = None if model.init is None else load_start(model.init, bags.encoder)
+    mean, scale = fit_scaling(bags, train, training.scaling) if given is None else (given.mean, given.scale)
     rng = np.random.default_rng([training.seed, 1])
     identity = None
     if checkpoint is not None:
@@ -96,6 +101,7 @@ def fit(
         )
     with _seeded(training.seed, fabric.device):
         aggregator = create_aggregator(model.aggregator, in_dim=bags.dim, classes=task.outputs, **model.options)
+        started = None if given is None else given.into(aggregator)
         net = SlideModel(aggregator, task.outputs, mean, scale, graph)
         optimizer = optimizer_of(net, training)
         per_epoch = 1 if task.whole_cohort else math.ceil(len(train) / training.batch_patients)
@@ -124,7 +130,7 @@ def fit(
                 save_checkpoint(checkpoint, moving, identity, history=history, best=best, kept=kept)
             watch(history[-1])
     net.load_state_dict(kept)
-    return FitResult(net.cpu().eval(), task, tuple(history), best)
+    return FitResult(net.cpu().eval(), task, tuple(history), best, started)
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,11 +29,14 @@ class ModelSettings(Strict):
         graph: Which tiles are neighbours, for an aggregator that uses edges: ``kind`` (grid, knn, radius or
             features), ``k``, ``radius_um``, ``metric``, ``symmetric``, ``self_loops``; see
             ``wsikit.cohort.graphs``. Default: the aggregator's own.
+        init: A bundle whose aggregator's weights training starts from. They have to fit one for one, and be of
+            features of the same encoder; the scale of the features comes with them. The head starts anew.
     """
 
     aggregator: str = "abmil"
     options: dict[str, Any] = Field(default_factory=dict)
     graph: GraphSettings | None = None
+    init: Path | None = None
 
 
 def graph_of(model: ModelSettings) -> GraphSettings | None:

@@ -1,0 +1,57 @@
+"""Progress of a training: a bar in a terminal, a line for each epoch in a log."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+
+from wsikit.training.epoch import Epoch
+
+
+class EpochProgress:
+    """How far a training is, how good, and how long it will take.
+
+    Args:
+        epochs: The most there may be.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("epochs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=epochs, state="")
+        self._epochs, self._since = epochs, time.monotonic()
+
+    def __enter__(self) -> EpochProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Something to know."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
+        score = "" if math.isnan(epoch.validation_score) else f", score {epoch.validation_score:.3f}"
+        state = f"loss {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f}{score}"
+        self._bar.update(self._task, completed=epoch.number, state=state)
+        if not self._console.is_terminal:
+            now = time.monotonic()
+            self.say(f"epoch {epoch.number} of {self._epochs}: {state}, {now - self._since:.1f} s")
+            self._since = now
