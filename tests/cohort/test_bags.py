@@ -9,7 +9,7 @@ from wsikit.cohort.bags import SLIDE_GAP, Bags, pack
 from wsikit.cohort.endpoints import ClassLabel
 from wsikit.cohort.graphs import GraphSettings, build_graph
 from wsikit.cohort.table import load_cohort
-from wsikit.store.reader import open_store
+from wsikit.store.reader import FeatureStore, open_store
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,45 @@ def test_a_radius_is_in_micrometres(cohort):
     assert (
         bags.edges(3, GraphSettings(kind="radius", radius_um=128.0)).tolist() == bags.edges(3, GraphSettings()).tolist()
     )
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+@pytest.mark.parametrize("tiles", [[1], [0, 4, 7], [7, 0, 4], [5, 6], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_some_tiles_are_those_of_the_whole_bag_whatever_is_in_memory(cohort, cache_bytes, tiles):
+    whole = Bags(cohort.slides, encoder=cohort.encoder)[0]
+    some = Bags(cohort.slides, encoder=cohort.encoder, cache_bytes=cache_bytes).take(0, np.array(tiles))
+    for name in ("x", "coords", "grid", "slide"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[tiles], err_msg=name)
+    assert some.slides == whole.slides
+
+
+def test_what_is_counted_and_what_is_drawn_reads_no_whole_bag(cohort, store, monkeypatch):
+    """Of a bag that the memory does not keep only the rows that are drawn are asked of the store."""
+    asked = []
+    read = FeatureStore.values
+
+    def values(self, slide_id, *, encoder, rows=None):
+        asked.append((slide_id, rows))
+        return read(self, slide_id, encoder=encoder, rows=rows)
+
+    monkeypatch.setattr(FeatureStore, "values", values)
+    bags = Bags(cohort.slides, encoder=cohort.encoder, cache_bytes=0)
+    assert [bags.count(i) for i in range(4)] == [8, 4, 4, 6]
+    assert bags.sizes.tolist() == [8, 4, 4, 6]
+    assert asked == []
+    bags.take(0, np.array([1, 6]))
+    bags.take(2, np.array([2]))  # s4's first usable tile
+    usable = np.flatnonzero(open_store(store).status("s4", encoder="toy") == 0)
+    assert asked == [("s0", [1]), ("s1", [3]), ("s2", []), ("s4", [int(usable[0])])]
+
+
+def test_a_bag_that_fits_in_memory_is_read_once(cohort, monkeypatch):
+    asked = []
+    read = FeatureStore.values
+    monkeypatch.setattr(
+        FeatureStore, "values", lambda self, slide_id, **more: (asked.append(slide_id), read(self, slide_id, **more))[1]
+    )
+    bags = Bags(cohort.slides, encoder=cohort.encoder)
+    for _ in range(3):
+        bags.take(1, np.array([0, 2]))
+    assert asked == ["s3"]

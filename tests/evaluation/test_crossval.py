@@ -231,7 +231,8 @@ def flat(planted, tmp_path_factory):
     (folder / "cohort.csv").write_bytes((planted / "cohort.csv").read_bytes())
     for row in rows_of(folder / "cohort.csv"):
         name, ones = row["slide_id"], np.ones((2, 1), np.float32)
-        facts, coords = {"fingerprint": "f" * 64}, np.array([[0, 0], [256, 0]], np.int32)
+        facts = {"fingerprint": "f" * 64, "stride_level0_px": [256, 256]}
+        coords = np.array([[0, 0], [256, 0]], np.int32)
         write_plan(root, name, attributes=facts, coords=coords, quality=ones)
         add_features(root, name, "toy-0000", dim=8, attributes={"card": {"name": "toy", "dim": 8}, "run": {}})
         x, status = np.ones((2, 8), np.float16), np.zeros(2, np.uint8)
