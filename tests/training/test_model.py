@@ -56,7 +56,7 @@ def test_the_embedding_of_a_class_meets_that_row_of_the_head():
     model = SlideModel(PerClass(4, 3), 3)
     weight, bias = torch.randn(3, 4), torch.randn(3)
     model.head.load_state_dict({"weight": weight, "bias": bias})
-    outputs = model(X, OFFSETS, GRID).outputs
+    outputs = model(X, OFFSETS, GRID).outputs.detach()
     for b, part in enumerate((X[:2], X[2:])):
         for c in range(3):
             expected = float(part.float().mean(0) * (c + 1) @ weight[c] + bias[c])

@@ -122,8 +122,10 @@ def _one_grid(slides: Sequence[Bag]) -> npt.NDArray[np.int64]:
     """Places of all tiles of some slides, (N, 2)."""
     placed, below = [], 0
     for slide in slides:
-        grid = slide.grid - slide.grid.min(0, initial=0 if not len(slide) else None)
-        placed.append(grid + [0, below])
+        grid = slide.grid
+        if len(grid):
+            grid = grid - grid.min(0)
         height = int(grid[:, 1].max(initial=-1)) + 1
+        placed.append(grid + np.array([0, below]))
         below += -(-(height + SLIDE_GAP) // SLIDE_GAP) * SLIDE_GAP
     return np.concatenate(placed)
