@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -31,7 +32,7 @@ CARD = AggregatorCard(
     licence="GPL-3.0",
 )
 CARD_MB = replace(CARD, name="clam-mb", summary="gated attention for each class; its extremes are clustered")
-LOSSES = {"ce": nn.functional.cross_entropy, "svm": smooth_top1_svm}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": nn.functional.cross_entropy, "svm": smooth_top1_svm}
 
 
 class Clam(Aggregator):
@@ -118,28 +119,25 @@ class Clam(Aggregator):
         """The instances' loss, the mean over the bags, times its weight; see :class:`Aggregator`."""
         if self.cluster is None:
             return output.embedding.new_zeros(())
-        offsets, evidence = output.extras["offsets"], output.extras["evidence"]
-        attention = output.extras["attention"]
+        evidence: Tensor = output.extras["evidence"]  # (sum N, C, 2)
+        evidence = evidence.to(torch.promote_types(evidence.dtype, torch.float32))
+        attention, offsets = output.extras["attention"], output.extras["offsets"]
         attention = attention[:, None].expand(-1, self.outputs) if attention.ndim == 1 else attention  # (sum N, C)
         sizes = bag_sizes(offsets)
-        highest = segment_top_rows(attention, offsets, [self.instances] * len(sizes))  # (B', C) of each bag
-        lowest = segment_top_rows(-attention, offsets, [self.instances] * len(sizes))
-        total = evidence.new_zeros((), dtype=torch.promote_types(evidence.dtype, torch.float32))
-        for size, label, top, bottom in zip(sizes, target.tolist(), highest, lowest, strict=True):
-            ends = min(self.instances, size // 2)
+        highest = segment_top_rows(attention, offsets, [self.instances] * len(sizes))
+        # No more than half, so that no instance is at both ends; one instance alone is at neither.
+        lowest = segment_top_rows(-attention, offsets, [min(self.instances, size // 2) for size in sizes])
+        loss = evidence.new_zeros(())
+        for label, high, low in zip(target.tolist(), highest, lowest, strict=True):  # (B', C) rows of a bag
             for c in range(self.outputs):
                 if c == label:
-                    rows = torch.cat([top[:ends, c], bottom[:ends, c]])
-                    is_evidence = torch.arange(len(rows), device=rows.device) < ends
-                elif self.subtyping:
-                    rows, is_evidence = top[:, c], torch.zeros(len(top), dtype=torch.bool, device=top.device)
+                    rows, ends = torch.cat([high[: len(low), c], low[:, c]]), len(low)
                 else:
-                    continue
-                if len(rows):  # one instance alone is neither the most nor the least attended
-                    total = total + LOSSES[self.instance_loss](evidence[rows, c].to(total.dtype), is_evidence.long())
-        if self.subtyping:
-            total = total / self.outputs
-        return self.instance_weight * total / len(sizes)
+                    rows, ends = high[:, c] if self.subtyping else high[:0, c], 0
+                if len(rows):
+                    is_evidence = torch.arange(len(rows), device=rows.device) < ends
+                    loss = loss + LOSSES[self.instance_loss](evidence[rows, c], is_evidence.long())
+        return self.instance_weight * loss / len(sizes) / (self.outputs if self.subtyping else 1)
 
 
 @register_aggregator(CARD)

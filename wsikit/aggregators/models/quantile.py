@@ -97,23 +97,24 @@ class Quantile(Aggregator):
 
     def training_loss(self, output: AggregatorOutput, target: Tensor) -> Tensor:
         """Binary cross-entropy with the proxy labels; 0 where there are no classes."""
-        logits, offsets = output.extras["logits"], output.extras["offsets"]
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = wide.new_zeros(())
+        logits: Tensor = output.extras["logits"]  # (sum N, kinds)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = logits.new_zeros(())
         if self.outputs == 1:
             return loss
+        offsets = output.extras["offsets"]
         sizes = bag_sizes(offsets)
-        highest = segment_top_rows(logits, offsets, [self.positive(size) for size in sizes])
-        left = [min(int(self.beta * size), size - self.positive(size)) for size in sizes]
+        counts = [self.positive(size) for size in sizes]
+        highest = segment_top_rows(logits, offsets, counts)
+        left = [min(int(self.beta * size), size - count) for size, count in zip(sizes, counts, strict=True)]
         lowest = segment_top_rows(-logits, offsets, left)
-        bags = zip(torch.split(wide, sizes), target.tolist(), highest, lowest, strict=True)
+        bags = zip(torch.split(logits, sizes), target.tolist(), highest, lowest, strict=True)
         for bag, label, high, low in bags:
             for kind in range(self.kinds):
                 if label == kind + 1:
-                    positive, negative = wide[high[:, kind], kind], wide[low[:, kind], kind]
+                    ones, zeros = logits[high[:, kind], kind], logits[low[:, kind], kind]
                 else:
-                    positive, negative = bag[:0, kind], bag[:, kind]
-                labelled = torch.cat([-positive, negative])
-                # log(1 + exp(t)) where the label is 0, log(1 + exp(-t)) where it is 1
-                loss = loss + nn.functional.softplus(labelled).mean() / self.kinds
+                    ones, zeros = bag[:0, kind], bag[:, kind]
+                # -log sigmoid(t) = softplus(-t) where the label is 1, -log(1 - sigmoid(t)) = softplus(t) where it is 0
+                loss = loss + nn.functional.softplus(torch.cat([-ones, zeros])).mean() / self.kinds
         return loss / len(sizes)
