@@ -101,7 +101,7 @@ def test_one_output_has_no_instance_classifier() -> None:
     [
         ({"instance_loss": "svn"}, r"'clam-mb': instance_loss='svn'; did you mean 'svm'\? \(known: ce, svm\)"),
         ({"instances": 0}, "'clam-mb': instances=0; expected at least 1"),
-        ({"instance_weight": -0.1}, "'clam-mb': instance_weight=-0.1; expected at least 0"),
+        ({"bag_weight": 0.0}, "'clam-mb': bag_weight=0.0; expected above 0 and at most 1"),
         ({"dropout": 1.0}, "'clam-mb': dropout=1.0; expected at least 0 and below 1"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsikit.aggregators.registry import create_aggregator
+from wsikit.errors import ConfigError
 
 OFFSETS = [0, 1, 6, 18]
 X = torch.randn(18, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -68,3 +69,16 @@ def test_each_class_has_its_own_critical_instance() -> None:
     query = model.query(x)
     expected = (query @ query[[3, 1]].T / 128**0.5).softmax(dim=0)
     torch.testing.assert_close(model(x).attention, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"query_dim": 0}, "'dsmil': query_dim=0; expected at least 1"),
+        ({"instance_weight": -0.1}, "'dsmil': instance_weight=-0.1; expected at least 0"),
+        ({"dropout": 1.0}, "'dsmil': dropout=1.0; expected at least 0 and below 1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_aggregator("dsmil", in_dim=4, **options)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmil import models
+from torchmil.nn.utils import SmoothTop1SVM
 
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.losses.smooth_svm import smooth_top1_svm
-
-models = pytest.importorskip("torchmil.models", reason="parity needs torchmil==1.0.2")
 
 D, E, L = 6, 5, 3
 OFFSETS = torch.tensor([0, 20, 37, 60])
@@ -130,8 +130,6 @@ def test_clam_of_a_padded_batch_clusters_the_padding_there_and_not_here() -> Non
 
 
 def test_the_smooth_svm_there_adds_up_over_rows_instead_of_classes() -> None:
-    from torchmil.nn.utils import SmoothTop1SVM
-
     logits, target = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
     by_formula = (np.log1p(np.exp(1 - 2)) + np.log1p(np.exp(1 + 1))) / 2
     assert smooth_top1_svm(logits, target).item() == pytest.approx(by_formula)

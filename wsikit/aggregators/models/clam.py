@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
-from wsikit.aggregators.options import at_least_one, at_least_zero, below_one
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.aggregators.registry import register_aggregator
 from wsikit.errors import ConfigError
 from wsikit.layers.gated_attention import AttentionScores
@@ -45,8 +45,8 @@ class Clam(Aggregator):
     exclude each other), the B most attended are no evidence for each of the other classes, and the mean over classes
     is taken; without, the other classes have no term.
 
-    The authors weigh the two losses 0.7 (bag) and 0.3 (instances). The task's loss has the weight 1 here, so the
-    instances' has 3 / 7: the same gradient but for a factor.
+    The authors weigh the bag's loss ``c`` and the instances' ``1 - c``. The task's loss has the weight 1 here, so the
+    instances' has ``(1 - c) / c``: the same gradient but for a factor.
 
     Two differences from the authors' code: a bag with fewer than 2 B instances has N // 2 at either end, so
     that none is called both (there it stops below B); no bias where the softmax takes it back.
@@ -59,7 +59,7 @@ class Clam(Aggregator):
         instances: B; 8 in the authors' code.
         instance_loss: ``"svm"``, the paper's smooth SVM (:func:`~wsikit.losses.smooth_svm.smooth_top1_svm`), or
             ``"ce"``, cross-entropy, the default of the authors' code.
-        instance_weight: Of the instances' loss beside the task's; 3 / 7 in the paper.
+        bag_weight: c, above 0; 0.7 in the paper, 1 without the instances' loss.
         subtyping: Whether the classes exclude each other also as instances.
         dropout: In training, on h and inside the attention; 0.25 in the paper.
     """
@@ -73,14 +73,15 @@ class Clam(Aggregator):
         attention_dim: int = 256,
         instances: int = 8,
         instance_loss: str = "svm",
-        instance_weight: float = 3 / 7,
+        bag_weight: float = 0.7,
         subtyping: bool = False,
         dropout: float = 0.25,
     ) -> None:
         name = self.card.name
         at_least_one(name, classes=classes, embed_dim=embed_dim, attention_dim=attention_dim, instances=instances)
-        at_least_zero(name, instance_weight=instance_weight)
         below_one(name, dropout=dropout)
+        if not 0 < bag_weight <= 1:
+            raise ConfigError(f"aggregator {name!r}: bag_weight={bag_weight}; expected above 0 and at most 1")
         if instance_loss not in LOSSES:
             raise ConfigError(
                 f"aggregator {name!r}: instance_loss={instance_loss!r}{nearest(instance_loss, LOSSES)} "
@@ -89,7 +90,7 @@ class Clam(Aggregator):
         branches = self.branches(classes)
         super().__init__(in_dim, embed_dim, classes=branches)
         self.outputs, self.instances, self.subtyping = classes, instances, subtyping
-        self.instance_loss, self.instance_weight = instance_loss, instance_weight
+        self.instance_loss, self.weight = instance_loss, (1 - bag_weight) / bag_weight
         self.project = nn.Sequential(nn.Linear(in_dim, embed_dim), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.scores = AttentionScores(embed_dim, attention_dim=attention_dim, heads=branches or 1, dropout=dropout)
         self.cluster = nn.Linear(embed_dim, 2 * classes) if classes > 1 else None
@@ -137,7 +138,7 @@ class Clam(Aggregator):
                 if len(rows):
                     is_evidence = torch.arange(len(rows), device=rows.device) < ends
                     loss = loss + LOSSES[self.instance_loss](evidence[rows, c], is_evidence.long())
-        return self.instance_weight * loss / len(sizes) / (self.outputs if self.subtyping else 1)
+        return self.weight * loss / len(sizes) / (self.outputs if self.subtyping else 1)
 
 
 @register_aggregator(CARD)
