@@ -87,6 +87,16 @@ def test_output_is_that_of_the_equations(classes: int, distillation: str, count:
     assert model.training_loss(output, target).item() == pytest.approx(expected_loss, abs=1e-12)
 
 
+def test_instances_are_ranked_where_every_probability_is_one() -> None:
+    model = create_aggregator("dtfd", seed=0, distillation="maxs", pseudo_bags=1, **OPTIONS)
+    activations = torch.tensor([[0.0, 40.0], [0.0, 60.0], [0.0, 50.0]])
+    assert activations.softmax(dim=1)[:, 1].tolist() == [1, 1, 1]
+    one = torch.tensor([0, 3]), torch.tensor([0, 1])
+    assert model.choose(activations, torch.zeros(1, 2), *one)[0].tolist() == [1]
+    three = torch.tensor([[40.0, 0.0, 0.0], [60.0, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    assert model.choose(three, torch.tensor([[1.0, 0.0, 0.0]]), *one)[0].tolist() == [1]
+
+
 def test_training_draws_pseudo_bags_of_equal_size_from_torchs_generator() -> None:
     model = create_aggregator("dtfd", seed=0, **OPTIONS)
     scores = torch.zeros(40)

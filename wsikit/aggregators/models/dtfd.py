@@ -116,14 +116,12 @@ class Dtfd(Aggregator):
             logits = self.classify(means)  # (P, C)
             sizes = torch.repeat_interleave(pseudo.diff(), pseudo.diff())  # (sum N,) of its pseudo-bag
             activations = (sizes * first)[:, None] * nn.functional.linear(h, self.classify.weight)  # (sum N, C)
-        if self.distillation == "afs" or activations is None or logits is None:
-            second = self.second(means, groups)  # (P,)
-            embedding = segment_weighted_sum(self.distilled(means), second, groups)  # (B, E)
+        if activations is None or logits is None or self.distillation == "afs":
+            embedding, second = self.second_tier(means, groups)  # (B, E), (P,)
             attention = first * torch.repeat_interleave(second, pseudo.diff())
         else:
             rows, chosen = self.choose(activations, logits, pseudo, groups)
-            second = self.second(h[rows], chosen)  # (rows,)
-            embedding = segment_weighted_sum(self.distilled(h[rows]), second, chosen)  # (B, E)
+            embedding, second = self.second_tier(h[rows], chosen)  # (B, E), (rows,)
             attention = torch.zeros_like(first).index_copy(0, rows, second)
         back = order.argsort()
         return AggregatorOutput(
@@ -162,12 +160,11 @@ class Dtfd(Aggregator):
     def choose(self, activations: Tensor, logits: Tensor, pseudo: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the instances to distil (rows,), and the offsets of the bags among them (B + 1,)."""
         sizes = bag_sizes(pseudo)
-        probability = activations.detach().float().softmax(dim=1)  # (sum N, C)
-        if logits.shape[1] == 2:
-            ranked = probability[:, 1]
-        else:
-            likeliest = torch.repeat_interleave(logits.argmax(dim=1), pseudo.diff())  # (sum N,)
-            ranked = probability.gather(1, likeliest[:, None])[:, 0]
+        wanted = torch.ones_like(pseudo[1:]) if logits.shape[1] == 2 else logits.argmax(dim=1)  # (P,) class
+        wanted = torch.repeat_interleave(wanted, pseudo.diff())[:, None]  # (sum N, 1)
+        # The order of the softmax, by its log-odds: many a probability is 1 in float32, and no two of these are equal.
+        others = activations.scatter(1, wanted, -torch.inf).logsumexp(dim=1)
+        ranked = activations.gather(1, wanted)[:, 0] - others  # (sum N,)
         rows = segment_top_rows(ranked, pseudo, [self.instances] * len(sizes))
         if self.distillation == "maxmins":
             left = [min(self.instances, size - len(high)) for size, high in zip(sizes, rows, strict=True)]
@@ -176,13 +173,12 @@ class Dtfd(Aggregator):
         found = offsets_of([len(part) for part in rows], device=pseudo.device)  # (P + 1,)
         return torch.cat(rows), found[groups]
 
-    def distilled(self, h: Tensor) -> Tensor:
-        """What tier 2 sees of tier 1: values, and their gradient only end to end."""
-        return h if self.end_to_end else h.detach()
-
-    def second(self, h: Tensor, offsets: Tensor) -> Tensor:
-        """Attention of tier 2 over what was distilled of each bag."""
-        return segment_softmax(self.second_scores(self.distilled(h))[:, 0], offsets)
+    def second_tier(self, distilled: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted means (B, E) of what was distilled of each bag, and the weights."""
+        if not self.end_to_end:
+            distilled = distilled.detach()
+        attention = segment_softmax(self.second_scores(distilled)[:, 0], offsets)
+        return segment_weighted_sum(distilled, attention, offsets), attention
 
     def training_loss(self, output: AggregatorOutput, target: Tensor) -> Tensor:
         """Tier 1: cross-entropy of the pseudo-bags with their bag's class, the mean in each bag, then over bags."""
