@@ -1,6 +1,7 @@
 """TransMIL against the equations of Shao et al. 2021 written out, against torchmil, and on places that matter."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.errors import ConfigError
+from wsikit.testing.aggregator_contract import check_aggregator
 
 SMALL = {"embed_dim": 8, "heads": 2, "landmarks": 4, "iterations": 6}
 
@@ -193,3 +195,10 @@ def test_places_matter_and_the_origin_does_not() -> None:
 def test_options_that_cannot_be_used_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create_aggregator("transmil", in_dim=6, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"places": "square", "embed_dim": 16, "landmarks": 4}, {"embed_dim": 16, "landmarks": 3}]
+)
+def test_contract_holds_with_few_landmarks(places: str) -> None:
+    check_aggregator(partial(create_aggregator, "transmil", in_dim=24, embed_dim=16, landmarks=4, places=places))

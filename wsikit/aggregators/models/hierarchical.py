@@ -43,7 +43,7 @@ class Hierarchical(Aggregator):
         dropout: In training, on h, g, z and inside the attentions.
 
     Example:
-        >>> model = Hierarchical(16, region=2)
+        >>> model = Hierarchical(16, region=2).eval()
         >>> model(torch.zeros(3, 16), grid=torch.tensor([[0, 0], [1, 1], [8, 8]])).attention.detach()
         tensor([0.2500, 0.2500, 0.5000])
     """
