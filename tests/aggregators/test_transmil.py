@@ -197,8 +197,6 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, object], mes
         create_aggregator("transmil", in_dim=6, **options)
 
 
-@pytest.mark.parametrize(
-    "options", [{"places": "square", "embed_dim": 16, "landmarks": 4}, {"embed_dim": 16, "landmarks": 3}]
-)
+@pytest.mark.parametrize("places", ["grid", "square"])
 def test_contract_holds_with_few_landmarks(places: str) -> None:
     check_aggregator(partial(create_aggregator, "transmil", in_dim=24, embed_dim=16, landmarks=4, places=places))

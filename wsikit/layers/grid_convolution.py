@@ -13,7 +13,9 @@ DENSE_UP_TO = 4
 """Cells of the dense window per tile, above which neighbours are gathered instead."""
 
 
-def grid_convolution(x: Tensor, grid: Tensor, weight: Tensor, *, dense_up_to: float = DENSE_UP_TO) -> Tensor:
+def grid_convolution(
+    x: Tensor, grid: Tensor, weight: Tensor, bias: Tensor, *, dense_up_to: float = DENSE_UP_TO
+) -> Tensor:
     """Convolve each feature over the tiles of one bag, each tile at its place; where no tile is, there are zeros.
 
     The tiles are laid out in a dense window, from which empty rows and columns too wide to be bridged by the
@@ -24,6 +26,7 @@ def grid_convolution(x: Tensor, grid: Tensor, weight: Tensor, *, dense_up_to: fl
         x: (N, E).
         grid: (N, 2) whole numbers, x then y. Tiles at the same place count as one with their sum.
         weight: (E, 1, K, K), K odd, as of a depthwise ``Conv2d``: rows along y, columns along x.
+        bias: (E,), added to every tile.
         dense_up_to: Cells of the window per tile, at most.
 
     Returns:
@@ -31,7 +34,7 @@ def grid_convolution(x: Tensor, grid: Tensor, weight: Tensor, *, dense_up_to: fl
 
     Example:
         >>> x, grid = torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([[0, 0], [1, 0], [900, 900]])
-        >>> grid_convolution(x, grid, torch.ones(1, 1, 3, 3)).flatten()
+        >>> grid_convolution(x, grid, torch.ones(1, 1, 3, 3), torch.zeros(1)).flatten()
         tensor([ 11.,  11., 100.])
     """
     reach = weight.shape[-1] // 2
@@ -43,11 +46,11 @@ def grid_convolution(x: Tensor, grid: Tensor, weight: Tensor, *, dense_up_to: fl
         summed = x.new_zeros(len(cells), x.shape[1]).index_add_(0, cell, x)
         neighbours = _neighbours(cells, width + reach, reach)
         convolved: Tensor = _GatheredConvolution.apply(summed, weight.flatten(1).t(), neighbours)  # type: ignore[no-untyped-call]
-        return convolved[cell]
+        return convolved[cell] + bias
     cell = row * width + column
     window = x.new_zeros(height * width, x.shape[1]).index_add_(0, cell, x)
     window = window.view(1, height, width, -1).permute(0, 3, 1, 2)  # (1, E, height, width), channels last
-    out = F.conv2d(window, weight.to(memory_format=torch.channels_last), padding=reach, groups=len(weight))
+    out = F.conv2d(window, weight.to(memory_format=torch.channels_last), bias, padding=reach, groups=len(weight))
     return out.permute(0, 2, 3, 1).flatten(0, 2)[cell]
 
 

@@ -42,7 +42,7 @@ class PyramidEncoding(nn.Module):
         """(N, E) and (N, 2) -> (N, E)."""
         weight = self.conv7.weight + F.pad(self.conv5.weight, [1] * 4) + F.pad(self.conv3.weight, [2] * 4)
         biases = [conv.bias for conv in (self.conv7, self.conv5, self.conv3) if conv.bias is not None]
-        return h + grid_convolution(h, grid, weight) + torch.stack(biases).sum(0)
+        return h + grid_convolution(h, grid, weight, torch.stack(biases).sum(0))
 
 
 @register_aggregator(CARD)
