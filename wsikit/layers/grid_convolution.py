@@ -56,7 +56,7 @@ def grid_convolution(
 
 def _compact(places: Tensor, reach: int) -> tuple[Tensor, int]:
     """The same places from 0, gaps that the kernel cannot bridge shortened; and how many they span."""
-    found, index = torch.unique(places, return_inverse=True)
+    found, index = torch.unique(places.long(), return_inverse=True)
     steps = found.diff().clamp(max=reach + 1)
     compacted = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
     return compacted[index], int(compacted[-1]) + 1
