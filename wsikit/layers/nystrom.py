@@ -18,8 +18,9 @@ def landmark_means(x: Tensor, landmarks: int) -> Tensor:
     """
     size, longer = divmod(x.shape[-2], landmarks)
     split = longer * (size + 1)
-    first = torch.unflatten(x[..., :split, :], -2, (longer, size + 1)).mean(-2)
-    rest = torch.unflatten(x[..., split:, :], -2, (landmarks - longer, size)).mean(-2)
+    first, rest = torch.split(x, [split, x.shape[-2] - split], dim=-2)  # one gradient for both, unlike two slices
+    first = torch.unflatten(first, -2, (longer, size + 1)).mean(-2)
+    rest = torch.unflatten(rest, -2, (landmarks - longer, size)).mean(-2)
     return torch.cat([first, rest], dim=-2)
 
 
@@ -109,11 +110,11 @@ class NystromAttention(nn.Module):
         """(N, E) -> (N, E), or its ``first`` rows alone, (first, E), for less than half of the work."""
         begin = -len(x) % self.landmarks if self.zero_padding else 0
         end = begin + (len(x) if first is None else first)
-        x = F.pad(x, (0, 0, begin, 0))  # (N, E)
+        x = F.pad(x, (0, 0, begin, 0)) if begin else x  # (N, E)
         landmarks = min(self.landmarks, len(x))
         means = landmark_means(x, landmarks)  # (m, E); the mean of W x is W times the mean
         key, value = (self._heads(part) for part in self.key_value(x).chunk(2, dim=1))  # (H, N, d)
-        query = self._heads(self.query(x[begin:end]))  # (H, rows out, d)
+        query = self._heads(self.query(x if end - begin == len(x) else x[begin:end]))  # (H, rows out, d)
         query_means = self._heads(self.query(means))  # (H, m, d)
         key_means = landmark_means(key, landmarks)
         inverse = self._inverse(query_means, key_means)  # (H, m, m)
@@ -136,6 +137,7 @@ class NystromAttention(nn.Module):
     def _convolve(self, value: Tensor, begin: int, end: int) -> Tensor:
         reach = self.convolution.kernel_size[0] // 2
         low, high = max(begin - reach, 0), min(end + reach, value.shape[1])
-        window = F.pad(value[:, low:high], (0, 0, low - (begin - reach), end + reach - high))
-        convolved: Tensor = self.convolution(window[None])[0]  # (H, end - begin, d)
-        return convolved
+        window = value if high - low == value.shape[1] else value[:, low:high]
+        weight = self.convolution.weight
+        convolved = F.conv2d(window[None], weight, padding=(reach, 0), groups=self.heads)[0]  # (H, high - low, d)
+        return convolved if end - begin == high - low else convolved[:, begin - low : end - low]

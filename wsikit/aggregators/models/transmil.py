@@ -138,7 +138,7 @@ class TransMil(Aggregator):
             grid = torch.stack([index % side, index // side], dim=1)
         h = torch.cat([self.class_token, h])  # (1 + N, E)
         h = h + self.attention1(self.norm1(h))
-        h = torch.cat([h[:1], self.encoding(h[1:], grid)])
-        h = h[:1] + self.attention2(self.norm2(h), first=1)  # (1, E)
-        token: Tensor = self.norm(h).to(torch.promote_types(h.dtype, torch.float32))
-        return token
+        token, tiles = torch.split(h, [1, len(h) - 1])
+        h = torch.cat([token, self.encoding(tiles, grid)])
+        token = self.norm(token + self.attention2(self.norm2(h), first=1))  # (1, E)
+        return token.to(torch.promote_types(token.dtype, torch.float32))
