@@ -140,5 +140,6 @@ class TransMil(Aggregator):
         h = h + self.attention1(self.norm1(h))
         token, tiles = torch.split(h, [1, len(h) - 1])
         h = torch.cat([token, self.encoding(tiles, grid)])
-        token = self.norm(token + self.attention2(self.norm2(h), first=1))  # (1, E)
-        return token.to(torch.promote_types(token.dtype, torch.float32))
+        token = self.norm(token + self.attention2(self.norm2(h), first=1))
+        wide: Tensor = token.to(torch.promote_types(token.dtype, torch.float32))  # (1, E)
+        return wide
