@@ -30,7 +30,9 @@ def test_a_bag_is_the_union_of_its_slides_in_order(cohort, store):
     np.testing.assert_array_equal(bag.coords, np.concatenate([p.coords for p in parts]))
     first, second = bag.grid[:3], bag.grid[3:]
     np.testing.assert_array_equal(first, parts[0].grid - parts[0].grid.min(0))
-    np.testing.assert_array_equal(second - [0, SLIDE_GAP], parts[1].grid - parts[1].grid.min(0))  # apart, from a multiple
+    np.testing.assert_array_equal(
+        second - [0, SLIDE_GAP], parts[1].grid - parts[1].grid.min(0)
+    )  # apart, from a multiple
     assert bag.slide.tolist() == [0] * 3 + [1] * 5
     assert [s.slide_id for s in bag.slides] == ["s0", "s1"]
     assert bag.x.dtype == np.float16

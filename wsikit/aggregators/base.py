@@ -227,8 +227,7 @@ def _check_padded(name: str, x: Tensor, offsets: Tensor | None, mask: Tensor, gr
         )
     if grid is not None and grid.shape != (*mask.shape, 2):
         raise ConfigError(
-            f"{where}: x of shape {tuple(x.shape)} but grid of shape {tuple(grid.shape)}; "
-            f"expected {(*mask.shape, 2)}"
+            f"{where}: x of shape {tuple(x.shape)} but grid of shape {tuple(grid.shape)}; expected {(*mask.shape, 2)}"
         )
 
 
