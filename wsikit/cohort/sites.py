@@ -18,7 +18,7 @@ TCGA = "tcga"
 """Name of the site that is read out of a TCGA barcode; a column of that name in the table goes first."""
 
 _BARCODE = re.compile(r"TCGA-([A-Z0-9]{2})-[A-Z0-9]{4}", re.IGNORECASE)
-_RESTARTS = 24
+_RESTARTS, _DEALINGS = 24, 20_000
 
 
 def sites_of(cohort: Cohort, column: str) -> tuple[str, ...]:
@@ -85,8 +85,9 @@ def deal_sites(site: Codes, strata: Codes, parts: int, *, seed: int) -> Codes:
 
     Minimised is the sum over parts f and strata k of (n_fk - N_k / F)^2 / N_k. Howard et al. minimise the
     same squares without the divisor, by integer programming; with it a rare class counts as much as a
-    common one. Here sites are placed largest first, then single sites are moved and pairs swapped
-    until nothing is gained, from several starts: no solver is needed, and equal seeds give equal parts.
+    common one. Up to some 20,000 dealings are all tried. Of more, sites are placed largest first, then single
+    ones are moved and pairs swapped until nothing is gained, from several starts: near the best, without a solver.
+    Equal seeds give equal parts.
 
     Args:
         site: (n,) number of the site of each patient.
@@ -114,11 +115,25 @@ def deal_sites(site: Codes, strata: Codes, parts: int, *, seed: int) -> Codes:
     np.add.at(counts, (site, code), 1)
     weighted = counts / np.sqrt(counts.sum(0))  # (S, K): the objective is now a plain sum of squares
     rng = np.random.default_rng(seed)
-    found = [_descend(weighted, parts, rng) for _ in range(_RESTARTS)]
-    best = min(found, key=lambda one: round(one[0], 9))[1]  # of equal ones the first
+    if parts ** (sites - 1) <= _DEALINGS:
+        best = _best_of_all(weighted, parts, rng)
+    else:
+        found = [_descend(weighted, parts, rng) for _ in range(_RESTARTS)]
+        best = min(found, key=lambda one: round(one[0], 9))[1]  # of equal ones the first
     _, first = np.unique(best[site], return_index=True)
     order = np.argsort(np.argsort(first))  # parts are numbered by their first patient
     return np.asarray(order[best[site]], np.int64)
+
+
+def _best_of_all(counts: npt.NDArray[np.float64], parts: int, rng: np.random.Generator) -> Codes:
+    """Part of each site (S,) in a dealing that no other is better than; which of equal ones, the seed decides."""
+    sites = len(counts)
+    number = np.arange(parts ** (sites - 1))
+    dealt = number[:, None] // parts ** np.arange(sites)[None] % parts  # (M, S); the last site stays in part 0
+    total = np.stack([(dealt == part) @ counts for part in range(parts)], 1)  # (M, F, K)
+    squares = (total**2).sum((1, 2))
+    squares[[len(set(one)) < parts for one in dealt.tolist()]] = np.inf  # no part is left empty
+    return np.asarray(dealt[rng.choice(np.flatnonzero(squares <= squares.min() + 1e-9))], np.int64)
 
 
 def _descend(counts: npt.NDArray[np.float64], parts: int, rng: np.random.Generator) -> tuple[float, Codes]:
