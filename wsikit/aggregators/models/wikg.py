@@ -106,10 +106,11 @@ class WiKG(Aggregator):
 def best_tails(head: Tensor, tail: Tensor, k: int) -> Tensor:
     """For each head (N, E) the k tails (N, E) with the largest inner product, best first: (N, min(k, N)) int64."""
     found = []
+    rows = min(1024, max(1, SCORES // len(tail)))
     with torch.autocast(head.device.type, enabled=False):
         wide = torch.promote_types(head.dtype, torch.float32)
         columns = tail.to(wide).T
-        for block in torch.split(head.to(wide), max(1, SCORES // len(tail))):
+        for block in torch.split(head.to(wide), rows):
             found.append((block @ columns).topk(min(k, len(tail)), dim=1).indices)
     return torch.cat(found)
 
