@@ -15,6 +15,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
+from wsikit.allocator import keep_freed_memory
 from wsikit.errors import WsikitError
 
 Job = TypeVar("Job")
@@ -69,6 +70,7 @@ def _one_thread() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, name="wsikit-parent", daemon=True).start()
 
 

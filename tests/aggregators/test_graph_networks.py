@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from wsikit.aggregators.models.graphsage import SageConvolution
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.errors import ConfigError
 from wsikit.layers.message_passing import neighbours
+from wsikit.testing.aggregator_contract import check_aggregator
 
 NODES, WIDTH = 11, 6
 
@@ -156,6 +159,21 @@ def test_the_arrangement_of_the_same_tiles_is_learnt(name, one_thread):
             output = model.eval()(x, offsets=offsets, edges=given)
             right = ((head(output.embedding)[:, 0] > 0) == label.bool()).float().mean()
     assert right > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gin", {"embed_dim": 16, "layers": 1, "learn_eps": True}),
+        ("gat", {"embed_dim": 16, "layers": 1, "heads": 1, "dropout": 0.2}),
+        ("patch-gcn", {"hidden_dim": 8, "convolutions": 1}),
+        ("deepgraphsurv", {"hidden_dim": 16, "order": 1, "dropout": 0.2}),
+        ("gtp", {"embed_dim": 16, "layers": 1, "nodes": 3, "dropout": 0.2}),
+        ("wikg", {"embed_dim": 16, "k": 1}),
+    ],
+)
+def test_the_contract_holds_with_other_options(name, options, one_thread):
+    check_aggregator(partial(create_aggregator, name, in_dim=24, **options))
 
 
 def test_what_cannot_be_is_refused():

@@ -68,7 +68,9 @@ def test_grades_are_found_and_called_by_the_median(runs):
     median = (1 - prediction.cumsum(1)[:, :-1] > 0.5).sum(1)
     by_hand = cohen_kappa_score(result.cohort.target.label, median, weights="quadratic")
     assert result.model.metrics[0].value == pytest.approx(by_hand)
-    assert [m.name for m in result.model.metrics] == ["quadratic kappa", "balanced accuracy"]
+    names = [m.name for m in result.model.metrics]
+    assert names.count("quadratic kappa") == 1
+    assert names[1] == "balanced accuracy"
 
 
 def test_a_binned_number_is_found_in_its_unit(runs):

@@ -59,7 +59,8 @@ def test_report_is_one_whole_file(kind, make_result):
     page = Page(html)
     assert page.open == [], "every element is closed"
     sources = [a["src"] for _, a in page.tags if "src" in a]
-    assert len(sources) == 2 + 4  # main figure, training, two slides of each end
+    more = {"class": 2, "classes": 1}.get(kind, 0)  # calibration, and of two classes the decision curve
+    assert len(sources) == 2 + more + 4  # main figure, training, two slides of each end
     assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in sources)
     assert not [a for _, a in page.tags if "href" in a]
     assert {"script", "link", "iframe"} & {tag for tag, _ in page.tags} == set()

@@ -38,6 +38,7 @@ def command(
     Every patient is predicted by models that have never seen it; all metrics come with intervals
     over patients and with simple baselines beside them.
     """
+    from wsikit.allocator import keep_freed_memory
     from wsikit.cli._show import metrics_table, stdout_console
     from wsikit.evaluation.crossval import crossval
     from wsikit.evaluation.settings import load_experiment
@@ -48,6 +49,7 @@ def command(
     def say(line: str) -> None:
         typer.echo(line, err=True)
 
+    keep_freed_memory()
     result = crossval(load_experiment(config, out=out), workers=workers, say=say)
     report = write_report(result)
     metrics_table(console, result)

@@ -13,7 +13,7 @@ from wsikit.cohort.graph_files import kept_graph
 from wsikit.cohort.graphs import Edges, GraphSettings, build_graph
 from wsikit.cohort.table import CohortSlide
 from wsikit.config import config_hash
-from wsikit.errors import ConfigError
+from wsikit.errors import ConfigError, StoreError
 from wsikit.store.reader import Bag
 
 SLIDE_GAP = 64
@@ -101,7 +101,8 @@ class Bags:
         """The bag of a patient.
 
         Raises:
-            StoreError: Features of a slide are missing, unfinished or damaged.
+            StoreError: Features of a slide are missing, unfinished or damaged, or are not numbers: a model that was
+                trained on one NaN predicts NaN for everybody.
         """
         kept = self._kept.get(position)
         if kept is not None:
@@ -187,6 +188,7 @@ class Bags:
             mine = slice(None) if tiles is None else tiles[of[tiles] == number] - (ends[number] - len(outline))
             parts.append(np.concatenate([_values(slide, key, outline, mine) for key in self.keys], axis=1))
         x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        _check(x, slides)
         if tiles is None:
             return PatientBag(x, coords, grid, of, slides)
         if np.any(np.diff(of[tiles]) < 0):  # slide by slide is how the parts were read
@@ -231,6 +233,19 @@ class Bags:
     def means(self) -> npt.NDArray[np.float32]:
         """Mean feature of each patient, (P, D) float32."""
         return np.stack([self[i].x.mean(0, dtype=np.float32) for i in range(len(self))])
+
+
+def _check(x: npt.NDArray[np.float16], slides: tuple[CohortSlide, ...]) -> None:
+    names = ", ".join(repr(s.slide_id) for s in slides)
+    if not len(x):
+        raise StoreError(f"slides {names}: no tile with features, expected one at least; leave the patient out")
+    # in bits, as quick as reading: an exponent of ones is infinite or no number
+    if (x.view(np.uint16) & 0x7FFF).max() >= 0x7C00:
+        bad = int((~np.isfinite(x)).any(1).sum())
+        raise StoreError(
+            f"slides {names}: {bad} of {len(x)} tiles have features that are infinite or no number though their status "
+            "is good; 'wsikit verify' names them; extract the slide again"
+        )
 
 
 def pack(bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None) -> BagBatch:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
+from wsikit.cohort.site_splits import inner_site_splits
 from wsikit.cohort.splits import Splits, inner_splits
 from wsikit.cohort.table import Cohort
 from wsikit.config import config_hash
@@ -34,6 +35,9 @@ from wsikit.training.start import StartReport, load_start
 
 Rows = npt.NDArray[np.int64]
 
+REPEAT_SEED = 1000
+"""Added to the seed of the splits for each further cross-validation."""
+
 
 @dataclass(frozen=True)
 class MemberJob:
@@ -45,6 +49,7 @@ class MemberJob:
         train: Positions of the patients that fit it.
         validation: Of those that watch it.
         test: Of those that it predicts.
+        repeat: Of which cross-validation, from 0.
     """
 
     fold: int
@@ -52,6 +57,7 @@ class MemberJob:
     train: Rows
     validation: Rows
     test: Rows
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,17 @@ class MemberResult:
     attention: list[npt.NDArray[np.float32] | None]
 
 
-def plan_members(experiment: Experiment, cohort: Cohort, splits: Splits) -> list[MemberJob]:
-    """Every model to fit, fold by fold."""
-    jobs = []
+def plan_members(experiment: Experiment, cohort: Cohort, splits: Splits, *, repeat: int = 0) -> list[MemberJob]:
+    """Every model to fit, fold by fold; sites stay whole inside a fold, too, where the experiment names them."""
+    wanted, jobs = experiment.splits, []
     for i, fold in enumerate(splits.folds):
-        seed = experiment.splits.seed * 1000 + i
-        parts = inner_splits(fold, cohort, parts=experiment.splits.inner_folds, seed=seed)
-        jobs += [MemberJob(i, j, train, watch, cohort.index(fold.test)) for j, (train, watch) in enumerate(parts)]
+        seed = (wanted.seed + REPEAT_SEED * repeat) * 1000 + i
+        if wanted.site is None:
+            parts = inner_splits(fold, cohort, parts=wanted.inner_folds, seed=seed)
+        else:
+            parts = inner_site_splits(fold, cohort, site=wanted.site, parts=wanted.inner_folds, seed=seed)
+        test = cohort.index(fold.test)
+        jobs += [MemberJob(i, j, train, watch, test, repeat) for j, (train, watch) in enumerate(parts)]
     return jobs
 
 
@@ -193,11 +203,15 @@ def check_start(experiment: Experiment, cohort: Cohort) -> StartReport | None:
 
 def member_path(job: MemberJob) -> Path:
     """Where a model's bundle is, below the folder of the results."""
-    return Path("models") / f"fold-{job.fold}-{job.number}.safetensors"
+    folder = Path("models")
+    if job.repeat:  # in a folder of their own: 'wsikit predict' averages the first cross-validation's models
+        folder = folder / f"repeat-{job.repeat + 1}"
+    return folder / f"fold-{job.fold}-{job.number}.safetensors"
 
 
 def _training(experiment: Experiment, job: MemberJob) -> TrainingSettings:
-    return experiment.training.model_copy(update={"seed": experiment.training.seed * 1000 + job.number})
+    seed = (experiment.training.seed + REPEAT_SEED * job.repeat) * 1000 + job.number
+    return experiment.training.model_copy(update={"seed": seed})
 
 
 def member_identity(experiment: Experiment, cohort: Cohort, job: MemberJob, bags: Bags) -> str:

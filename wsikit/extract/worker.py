@@ -24,6 +24,7 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from wsikit import __version__
+from wsikit.allocator import give_back_freed_memory, keep_freed_memory
 from wsikit.encoders.card import encoder_key, features_identity
 from wsikit.encoders.registry import create_encoder
 from wsikit.errors import ConfigError, StoreAccessError, WsikitError
@@ -122,6 +123,7 @@ class ExtractPlugin(WorkerPlugin):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's, which then closes its workers
         sys.setswitchinterval(1e-3)  # a fifth: a thread that decodes waits less for one that only holds the interpreter
         cv2.setNumThreads(1)  # the worker's task threads are the parallelism
+        keep_freed_memory()
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is said in the slide's own row
         if self.settings.pseudonyms is not None:  # what a library logs or warns of may quote the file
             logging.disable()
@@ -150,6 +152,7 @@ class ExtractPlugin(WorkerPlugin):
             interval, threads, filters, disabled = self._before
             sys.setswitchinterval(interval)
             cv2.setNumThreads(threads)
+            give_back_freed_memory()
             warnings.filters[:] = filters  # type: ignore[index]
             logging.disable(disabled)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wsikit.cohort.endpoints import ClassTarget
-from wsikit.metrics.undefined import UndefinedMetricError
+from wsikit.metrics.cohen_kappa import cohen_kappa
 from wsikit.tasks.balance import Weights
 from wsikit.tasks.classification import ClassificationTask, called
 from wsikit.tasks.task import Values
@@ -60,21 +60,8 @@ class OrdinalTask(ClassificationTask):
 
         It compares no patients with one another, so ``groups`` change nothing.
         """
-        return quadratic_kappa(called(prediction, target), target.label, len(self.classes))
+        return cohen_kappa(called(prediction, target), target.label, classes=len(self.classes), weights="quadratic")
 
     def own_target(self, output_target: ClassTarget) -> Tensor | None:
         """None: outputs are not classes, there is one less of them."""
         return None
-
-
-def quadratic_kappa(found: npt.NDArray[np.int64], true: npt.NDArray[np.int64], classes: int) -> float:
-    """Cohen's kappa with quadratic weights, of the numbers of classes.
-
-    Raises:
-        UndefinedMetricError: Nobody, or all are of one class and called so: chance alone agrees.
-    """
-    from sklearn.metrics import cohen_kappa_score
-
-    if not len(true) or (np.ptp(true) == 0 and np.ptp(found) == 0 and true[0] == found[0]):
-        raise UndefinedMetricError(f"quadratic kappa: {len(true)} patients, all of one class and all called so")
-    return float(cohen_kappa_score(true, found, labels=np.arange(classes), weights="quadratic"))
