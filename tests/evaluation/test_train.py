@@ -19,6 +19,7 @@ import yaml
 from wsikit.errors import ConfigError
 from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.predict import predict_slides
+from wsikit.evaluation.settings import experiment_from
 from wsikit.evaluation.train import train
 from wsikit.training.bundle import load_bundle, save_bundle
 
@@ -198,3 +199,21 @@ def test_a_cross_validation_goes_on_with_the_models_it_has(planted, experiment, 
     longer = given.model_copy(update={"training": given.training.model_copy(update={"epochs": 3})})
     crossval(longer, workers=1, say=said.append)
     assert not any("there already" in line for line in said)
+
+
+def test_a_model_of_two_encoders_says_so_and_predicts_from_both(planted, experiment, tmp_path):
+    given = experiment(planted, tmp_path / "out", training={"epochs": 2})
+    both = experiment_from({**given.model_dump(exclude={"encoder"}), "encoder": ["toy", "colour"]})
+    result = train(both)
+    bundle = load_bundle(result.bundle)
+    assert bundle.facts["encoder"]["key"] == "toy-0000+colour-0000"
+    assert bundle.model.aggregator.in_dim == 8 + 3
+    report = predict_slides(planted / "features.zarr", result.bundle, out=tmp_path / "predicted")
+    assert len(report.predictions) == 48
+    one = train(given.model_copy(update={"out": tmp_path / "one"}))
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(result.bundle.read_bytes())
+    (folder / "b.safetensors").write_bytes(one.bundle.read_bytes())
+    with pytest.raises(ConfigError, match="do not belong together"):
+        predict_slides(planted / "features.zarr", folder, out=tmp_path / "no")

@@ -90,3 +90,29 @@ def test_memory_changes_no_bit_of_a_training(toy, kept):
         assert other.history == found[0].history
         for name, value in found[0].model.state_dict().items():
             assert torch.equal(value, other.model.state_dict()[name]), name
+
+
+def test_mixed_tiles_lie_between_two_of_their_patient_and_the_others_are_as_they_were(toy):
+    bags, _ = toy
+    plain, half = (batches(bags, tile_dropout=0.0, mixup=share) for share in (0.0, 0.5))
+    x, offsets, grid = plain.batch(ROWS, 3)
+    mixed, same_offsets, same_grid = half.batch(ROWS, 3)
+    assert torch.equal(offsets, same_offsets)
+    assert torch.equal(grid, same_grid)
+    assert mixed.dtype == x.dtype
+    still = (mixed == x).all(1)
+    assert 0.3 < still.float().mean() < 0.7
+    for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        own = x[start:stop].double()
+        for row in range(start, stop):
+            way = own - x[row].double()  # (n, D), to each tile of the patient
+            moved = mixed[row].double() - x[row].double()
+            share = (way @ moved) / way.square().sum(1).clamp_min(1e-9)  # how far along each way
+            miss = (moved - share[:, None] * way).abs().amax(1)
+            fits = (miss < 0.02) & (share > -0.01) & (share < 1.01)
+            assert still[row] or fits.any()
+    assert same(half.batch(ROWS, None), plain.batch(ROWS, None))  # never in an answer
+    assert same(half.batch(ROWS, 3), half.batch(ROWS, 3))
+    assert not same(half.batch(ROWS, 3), half.batch(ROWS, 4))
+    alone = half.batch(ROWS[1:2], 3)[0]  # the same whoever is beside it, so that parts mix as the whole does
+    assert torch.equal(alone, mixed[offsets[1] : offsets[2]])

@@ -52,7 +52,7 @@ SETTINGS = {
     "adamw": {},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
     "best": {"keep": "best", "patience": 2, "learning_rate": 0.05},
-    "sampling": {"balance": "sampling", "bag_tiles": 7},
+    "sampling": {"balance": "sampling", "bag_tiles": 7, "mixup": 0.3},
     "bf16": {"precision": "bf16-mixed"},
     "double": {"precision": "64-true"},
     "parts": {"max_step_tiles": 30},

@@ -18,8 +18,6 @@ from wsikit.store.reader import Bag
 
 SLIDE_GAP = 64
 """Steps of the grid between the slides of a patient: no window or region of a model spans two."""
-JOIN = "+"
-"""Between the keys of encoders whose features are the columns of one bag."""
 CACHE_BYTES = 4 << 30
 """Bags kept in memory, unless told otherwise: 16-bit features of about 200 large slides."""
 
@@ -86,7 +84,6 @@ class Bags:
         graphs: Path | None = None,
     ) -> None:
         self.slides, self.encoder, self.graphs = slides, encoder, graphs
-        self.keys = tuple(encoder.split(JOIN))
         self._budget, self._dim = cache_bytes, 0
         self._kept: dict[int, PatientBag] = {}
         self._digests: dict[int, str] = {}
@@ -124,7 +121,7 @@ class Bags:
         found = self._digests.get(position)
         if found is None:
             mine = self.slides[position]
-            found = config_hash([[s.slide_id, *(s.store.digest(s.slide_id, key) for key in self.keys)] for s in mine])
+            found = config_hash([[s.slide_id, s.store.digest(s.slide_id, self.encoder)] for s in mine])
             self._digests[position] = found
         return found
 
@@ -137,7 +134,7 @@ class Bags:
         """Width D of the features."""
         if not self._dim:
             slide = self.slides[0][0]
-            self._dim = sum(int(slide.store.encoder(slide.slide_id, k)["card"]["dim"]) for k in self.keys)
+            self._dim = int(slide.store.encoder(slide.slide_id, self.encoder)["card"]["dim"])
         return self._dim
 
     def take(self, position: int, tiles: npt.NDArray[np.int64] | None) -> PatientBag:
@@ -161,18 +158,7 @@ class Bags:
         """The tiles of each slide without their features; always kept, at 36 bytes a tile."""
         found = self._outlines.get(position)
         if found is None:
-            found = []
-            for s in self.slides[position]:
-                each = [s.store.tiles(s.slide_id, encoder=key) for key in self.keys]
-                for key, other in zip(self.keys, each, strict=True):
-                    if not np.array_equal(each[0].rows, other.rows):
-                        lone = len(np.setxor1d(each[0].rows, other.rows))
-                        raise ConfigError(
-                            f"slide {s.slide_id!r}: {lone} tiles have features of only one of {self.keys[0]!r} and "
-                            f"{key!r}; encoders are joined tile by tile, so extract the slide again with both, or "
-                            "leave it out"
-                        )
-                found.append(each[0])
+            found = [s.store.tiles(s.slide_id, encoder=self.encoder) for s in self.slides[position]]
             self._outlines[position] = found
         return found
 
@@ -186,7 +172,7 @@ class Bags:
         parts = []
         for number, (slide, outline) in enumerate(zip(slides, outlines, strict=True)):
             mine = slice(None) if tiles is None else tiles[of[tiles] == number] - (ends[number] - len(outline))
-            parts.append(np.concatenate([_values(slide, key, outline, mine) for key in self.keys], axis=1))
+            parts.append(_values(slide, self.encoder, outline, mine))
         x = parts[0] if len(parts) == 1 else np.concatenate(parts)
         _check(x, slides)
         if tiles is None:
@@ -260,13 +246,13 @@ def pack(bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None) -> Ba
 
 
 def _values(
-    slide: CohortSlide, key: str, outline: Bag, tiles: slice | npt.NDArray[np.int64]
+    slide: CohortSlide, encoder: str, outline: Bag, tiles: slice | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float16]:
     """Features of some of a slide's usable tiles, (n, D)."""
     if isinstance(tiles, slice):
-        x = slide.store.values(slide.slide_id, encoder=key)
+        x = slide.store.values(slide.slide_id, encoder=encoder)
         return x if len(x) == len(outline) else x[outline.rows]
-    return slide.store.values(slide.slide_id, encoder=key, rows=outline.rows[tiles].tolist())
+    return slide.store.values(slide.slide_id, encoder=encoder, rows=outline.rows[tiles].tolist())
 
 
 def _steps_um(bag: PatientBag) -> npt.NDArray[np.float64]:

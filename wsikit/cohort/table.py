@@ -17,7 +17,7 @@ from wsikit.errors import ConfigError
 from wsikit.registry import nearest
 from wsikit.store import format as fmt
 from wsikit.store.places import ObjectPath, StorePath
-from wsikit.store.reader import FeatureStore, open_store
+from wsikit.store.reader import JOIN, FeatureStore, open_store
 
 SLIDE, PATIENT = "slide_id", "patient_id"
 _LIKE_PATIENT = ("patient", "patientid", "case", "caseid", "subject", "subjectid", "submitterid", "bcrpatientbarcode")
@@ -66,7 +66,7 @@ class Cohort:
         slides: Of each patient, sorted by id.
         endpoint: What is predicted.
         target: Of each patient.
-        encoder: Key of the features, the same in every store.
+        encoder: Key of the features, the same in every store; several are joined by ``+``.
         columns: Every other column of the table, as text, of each patient (of its first slide).
         exclusions: What was left out, and why.
         rows: Rows of the table.
@@ -107,7 +107,7 @@ def load_cohort(
     *,
     endpoint: Endpoint,
     stores: _Given | Sequence[_Given],
-    encoder: str = "texture",
+    encoder: str | Sequence[str] = "texture",
     missing_slides: str = "refuse",
 ) -> Cohort:
     """Join a table of patients to the stores that hold their slides.
@@ -120,7 +120,7 @@ def load_cohort(
         table: The CSV.
         endpoint: What is predicted.
         stores: One or several.
-        encoder: Name or key of the features.
+        encoder: Name or key of the features; of several, the columns are joined tile by tile.
         missing_slides: What to do with slides of the table that no store has finished features of:
             ``refuse`` (an error that lists them) or ``exclude`` (left out, counted and named).
 
@@ -138,7 +138,8 @@ def load_cohort(
     rows = read_rows(path, needed=(SLIDE, *endpoint.columns))
     opened = _open(stores)
     owner = _owners(opened)
-    key = _one_key(opened, encoder)
+    wanted = encoder.split(JOIN) if isinstance(encoder, str) else encoder
+    key = JOIN.join(_one_key(opened, one) for one in wanted)
     exclusions: list[Exclusion] = []
     rows_of: dict[str, list[dict[str, str]]] = {}
     for row in rows:

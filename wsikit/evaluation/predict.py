@@ -160,18 +160,27 @@ def _extract(
 ) -> RunReport:
     encoder, configuration = bundle.facts["encoder"], bundle.facts["configuration"]
     tissue = configuration["tissue"]
+    parts = encoder.get("parts", [encoder])
+    if weights is not None and len(parts) > 1:
+        raise ConfigError(
+            f"the models see {len(parts)} encoders, and one file of weights was named; extract with 'wsikit extract' "
+            "first, encoder by encoder, and predict from the store"
+        )
     # what the store records of a method may be more than its options; the hash is compared afterwards
     known = inspect.signature(SEGMENTERS[tissue["method"]].build).parameters
     return extract_features(
         [target],
         out=store,
-        encoder=EncoderSettings(
-            encoder["card"]["name"],
-            weights,
-            batch_size=encoder["run"]["batch_size"],
-            threads=encoder["run"]["threads"],
-            stain=encoder.get("identity", {}).get("stain", {}).get("method"),
-        ),
+        encoder=[
+            EncoderSettings(
+                one["card"]["name"],
+                weights,
+                batch_size=one["run"]["batch_size"],
+                threads=one["run"]["threads"],
+                stain=one.get("identity", {}).get("stain", {}).get("method"),
+            )
+            for one in parts
+        ],
         spec=TilingSpec(**configuration["tiling"], resampler=configuration["resampling"]["coarser"]),
         tissue=tissue["method"],
         tissue_options={name: value for name, value in tissue["parameters"].items() if name in known},

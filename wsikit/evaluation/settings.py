@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
+from wsikit.store.reader import JOIN
 from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
 
 
@@ -79,7 +80,7 @@ class Experiment(Strict):
     Attributes:
         cohort: The table.
         stores: One or several: folders, or places in a bucket (``s3://bucket/cohort.zarr``).
-        encoder: Features that the model sees.
+        encoder: Features that the model sees; of a list of encoders the columns, joined tile by tile.
         endpoint: ``kind`` class, survival or continuous, and the columns; see ``wsikit.cohort.endpoints``.
         missing_slides: Slides of the table that no store has: ``refuse`` or ``exclude``.
         model: The aggregator.
@@ -101,6 +102,11 @@ class Experiment(Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     name: str = ""
     out: Path = Path("run")
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        return JOIN.join(value) if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) else value
 
     @field_validator("stores", mode="before")
     @classmethod

@@ -19,6 +19,8 @@ from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.shard import read_rows
 from wsikit.store.writer import labels_source, missing_shards, slide_attributes, store_attributes, stored_quality_names
 
+JOIN = "+"
+"""Between the keys of encoders whose features are the columns of one bag."""
 Bounds = Mapping[str, tuple[float | None, float | None]]
 """Quality measure -> (least, most), either None for no bound."""
 
@@ -96,14 +98,28 @@ class FeatureStore:
 
     def encoder(self, slide_id: str, encoder: str) -> dict[str, Any]:
         """The card, identity and run settings of an encoder's features."""
-        return attributes_of(self._layout.features(slide_id, self.resolve(slide_id, encoder)))
+        parts = [attributes_of(self._layout.features(slide_id, k)) for k in self._keys(slide_id, encoder)]
+        if len(parts) == 1:
+            return parts[0]
+        names, dims = zip(*((part["card"]["name"], part["card"]["dim"]) for part in parts), strict=True)
+        card = {"name": JOIN.join(names), "dim": sum(dims)}
+        return {"key": self.resolve(slide_id, encoder), "card": card, "parts": parts}
+
+    def _keys(self, slide_id: str, encoder: str) -> list[str]:
+        """The keys whose columns make up these features: mostly one."""
+        return self.resolve(slide_id, encoder).split(JOIN)
 
     def resolve(self, slide_id: str, encoder: str) -> str:
         """The key that an encoder's name (or the key itself) stands for.
 
+        Names joined by ``+`` stand for the columns of all of them side by side; so do they wherever an encoder is
+        asked for.
+
         Raises:
             UnknownNameError: No such features, or several of that name; all keys are listed.
         """
+        if JOIN in encoder:
+            return JOIN.join(self.resolve(slide_id, one) for one in encoder.split(JOIN))
         keys = self.keys(slide_id)
         if encoder in keys:
             return encoder
@@ -131,14 +147,14 @@ class FeatureStore:
 
     def finished(self, slide_id: str, encoder: str) -> bool:
         """Whether every shard of a slide's features is done."""
-        return not missing_shards(self.path, slide_id, self.resolve(slide_id, encoder))
+        return not any(missing_shards(self.path, slide_id, key) for key in self._keys(slide_id, encoder))
 
     def digest(self, slide_id: str, encoder: str) -> str:
         """Identity of a slide's tiles and features, by the records that hold every object's hash; 64 hex digits."""
-        key = self._finished_key(slide_id, encoder)
+        keys = self._finished_keys(slide_id, encoder)
         done = self._layout.private / "done" / slide_id
         digest = hashlib.sha256()
-        for record in (done / "plan", *files_below(done / key)):
+        for record in (done / "plan", *(file for key in keys for file in files_below(done / key))):
             digest.update(record.name.encode() + b"\0" + record.read_bytes())
         return digest.hexdigest()
 
@@ -146,10 +162,19 @@ class FeatureStore:
         """Status of every planned tile, (N,) uint8: 0 ok, 1 unreadable, 2 no finite number.
 
         Raises:
-            StoreError: The features are not finished.
+            StoreError: The features are not finished; or some tiles have those of one encoder only, where several
+                are asked for.
         """
-        key = self._finished_key(slide_id, encoder)
-        return np.asarray(read_array(self._layout.features(slide_id, key) / "status")[:], np.uint8)
+        keys = self._finished_keys(slide_id, encoder)
+        found = [np.asarray(read_array(self._layout.features(slide_id, k) / "status")[:], np.uint8) for k in keys]
+        for key, other in zip(keys[1:], found[1:], strict=True):
+            lone = int(((found[0] == fmt.OK) != (other == fmt.OK)).sum())
+            if lone:
+                raise StoreError(
+                    f"store {self.path}, slide {slide_id!r}: {lone} tiles have features of only one of {keys[0]} and "
+                    f"{key}; columns are joined tile by tile, so use one of the encoders, or leave the slide out"
+                )
+        return found[0]
 
     def coords(self, slide_id: str) -> npt.NDArray[np.int32]:
         """(N, 2) int32 of every planned tile: x then y of the top-left corner, level-0 px."""
@@ -178,7 +203,7 @@ class FeatureStore:
         self.require(slide_id)
         found = self._columns(self._layout.slide(slide_id) / "quality")
         if encoder is not None:
-            keys = [self._finished_key(slide_id, encoder)]
+            keys = self._finished_keys(slide_id, encoder)
         else:
             keys = [key for key in self.keys(slide_id) if not missing_shards(self.path, slide_id, key)]
         folders = [self._layout.features(slide_id, key) for key in keys]
@@ -203,8 +228,9 @@ class FeatureStore:
 
     def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
         """Features of every planned tile (or of some rows), NaN where the status is not 0; (N, D) float16."""
-        key = self._finished_key(slide_id, encoder)
-        return read_rows(self._layout.features(slide_id, key) / "values", rows)
+        keys = self._finished_keys(slide_id, encoder)
+        found = [read_rows(self._layout.features(slide_id, key) / "values", rows) for key in keys]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def bag(self, slide_id: str, *, encoder: str, where: Bounds | None = None) -> Bag:
         """The features of a slide, without the rows that have none.
@@ -266,15 +292,17 @@ class FeatureStore:
             keep &= columns[name] <= (np.inf if most is None else most)
         return keep
 
-    def _finished_key(self, slide_id: str, encoder: str) -> str:
-        key = self.resolve(slide_id, encoder)
-        missing = missing_shards(self.path, slide_id, key)
-        if missing:
+    def _finished_keys(self, slide_id: str, encoder: str) -> list[str]:
+        keys = self._keys(slide_id, encoder)
+        for key in keys:
+            missing = missing_shards(self.path, slide_id, key)
+            if not missing:
+                continue
             raise StoreError(
                 f"store {self.path}, slide {slide_id!r}, features {key}: {len(missing)} shards are not finished; "
                 "run the same 'wsikit extract' again: it does only what is missing"
             )
-        return key
+        return keys
 
     def require(self, slide_id: str) -> None:
         """Raise UnknownNameError where the store has no planned slide of that name; those near it are named."""

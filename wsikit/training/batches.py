@@ -22,7 +22,7 @@ class Batches:
 
     Args:
         bags: Of all patients.
-        training: How bags are thinned (``tile_dropout``, ``bag_tiles``) and how much stays on the device.
+        training: How bags are thinned (``tile_dropout``, ``bag_tiles``), mixed, and how much stays on the device.
         device: Where the model is.
         graph: Which tiles are joined by edges; with a graph bags are read whole, as it is of all tiles.
     """
@@ -59,8 +59,25 @@ class Batches:
 
         Args:
             rows: (B,) positions of patients.
-            seed: Of the step's thinning; None for whole bags.
+            seed: Of the step's thinning and mixing; None for whole bags as they are.
         """
+        found = self._gathered(rows, seed)
+        return found if seed is None or not self.training.mixup else self._mixed(found, rows, seed)
+
+    def _mixed(self, found: tuple[Tensor, ...], rows: Rows, seed: int) -> tuple[Tensor, ...]:
+        """The same with some tiles moved towards another of their bag: x + u (x' - x), u uniform on 0 to 1."""
+        x, offsets, *others = found
+        ends = offsets.cpu().numpy()
+        partner, way = np.arange(ends[-1]), np.zeros((ends[-1], 1), np.float32)
+        for start, stop, row in zip(ends[:-1], ends[1:], rows.tolist(), strict=True):
+            rng, n = np.random.default_rng([seed, row, 1]), stop - start
+            partner[start:stop] = start + rng.integers(n, size=n)
+            way[start:stop, 0] = rng.random(n) * (rng.random(n) < self.training.mixup)
+        wide = x.float()
+        towards = wide[torch.as_tensor(partner).to(x.device)] - wide
+        return ((wide + torch.as_tensor(way).to(x.device) * towards).to(x.dtype), offsets, *others)
+
+    def _gathered(self, rows: Rows, seed: int | None) -> tuple[Tensor, ...]:
         chosen = [None if seed is None else self.choose(int(row), seed) for row in rows]
         if self.graph is not None:
             return tensors_of(_thinned(self.bags.batch(rows, graph=self.graph), chosen), self.device)

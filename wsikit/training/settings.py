@@ -76,6 +76,9 @@ class TrainingSettings(Strict):
             validation loss is mostly noise, and choosing by it is worse than not choosing.
         patience: Epochs without a better validation loss after which training stops, where the best is kept.
         tile_dropout: Share of a training bag's tiles left out of each step, at random.
+        mixup: Share of a step's tiles that are moved a random way towards another tile of the same patient, in the
+            space of the features (intra-slide MixUp: Gadermayr et al., 2022, arXiv:2211.05862; how much it helps
+            varies widely with the data, arXiv:2311.03052).
         bag_tiles: At most so many of a training bag's tiles in each step, drawn anew for every step; None for no
             limit. Of a bag that the memory does not keep (``cache_gb``) only these are read. Validation and
             predictions always see whole bags.
@@ -100,6 +103,7 @@ class TrainingSettings(Strict):
     keep: Literal["best", "last"] = "last"
     patience: Annotated[int, Field(ge=1)] = 15
     tile_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     bag_tiles: Annotated[int, Field(ge=1)] | None = None
     cache_gb: Annotated[float, Field(ge=0)] = 4.0
     device_cache_gb: Annotated[float, Field(ge=0)] = 0.0
