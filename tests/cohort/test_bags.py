@@ -7,6 +7,7 @@ import pytest
 
 from wsikit.cohort.bags import SLIDE_GAP, Bags, pack
 from wsikit.cohort.endpoints import ClassLabel
+from wsikit.cohort.graphs import GraphSettings, build_graph
 from wsikit.cohort.table import load_cohort
 from wsikit.store.reader import open_store
 
@@ -81,3 +82,60 @@ def test_mean_feature_of_each_patient(cohort):
     expected = np.stack([bags[i].x.astype(np.float64).mean(0) for i in range(4)])
     assert bags.means().dtype == np.float32
     np.testing.assert_allclose(bags.means(), expected, atol=1e-6)
+
+
+def test_the_graph_of_a_patient_joins_the_tiles_of_each_slide(cohort):
+    bags, graph = Bags(cohort.slides, encoder=cohort.encoder), GraphSettings(kind="knn", k=2)
+    bag, edges = bags[0], bags.edges(0, graph)
+    np.testing.assert_array_equal(edges, build_graph(graph, bag.grid, slide=bag.slide))
+    assert (bag.slide[edges[0]] == bag.slide[edges[1]]).all()
+    assert edges.shape[1] > 8
+    assert bags.edges(0, graph) is edges  # built once
+    assert bags.edges(0, GraphSettings()) is not edges
+
+
+def test_edges_move_with_the_rows_of_a_batch(cohort):
+    bags, graph = Bags(cohort.slides, encoder=cohort.encoder), GraphSettings()
+    batch = bags.batch([3, 0, 1], graph=graph)
+    start = 0
+    for number, position in enumerate((3, 0, 1)):
+        edges = bags.edges(position, graph)
+        found = batch.edges[:, start : start + edges.shape[1]]
+        np.testing.assert_array_equal(found, edges + batch.offsets[number])
+        start += edges.shape[1]
+    assert start == batch.edges.shape[1] > 0
+    assert bags.batch([3, 0, 1]).edges is None
+
+
+def test_edges_count_for_the_budget(cohort):
+    graph = GraphSettings()
+    none = Bags(cohort.slides, encoder=cohort.encoder, cache_bytes=0)
+    assert none.edges(0, graph) is not none.edges(0, graph)
+    np.testing.assert_array_equal(none.edges(0, graph), none.edges(0, graph))
+
+
+def test_a_graph_on_disk_is_found_again_and_never_for_other_features(cohort, tmp_path, monkeypatch):
+    graph = GraphSettings(kind="features", k=2)
+    first = Bags(cohort.slides, encoder=cohort.encoder, graphs=tmp_path / "graphs").edges(0, graph)
+    assert len(list((tmp_path / "graphs").iterdir())) == 1
+    np.testing.assert_array_equal(first, Bags(cohort.slides, encoder=cohort.encoder).edges(0, graph))
+
+    def never(*args, **kwargs):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("wsikit.cohort.bags.build_graph", never)
+    again = Bags(cohort.slides, encoder=cohort.encoder, graphs=tmp_path / "graphs")
+    found = again.edges(0, graph)
+    np.testing.assert_array_equal(found, first)
+    assert found.dtype == np.int64
+    for position, other in ((1, graph), (0, GraphSettings(kind="features", k=1))):
+        with pytest.raises(AssertionError, match="built again"):
+            again.edges(position, other)
+
+
+def test_a_radius_is_in_micrometres(cohort):
+    bags = Bags(cohort.slides, encoder=cohort.encoder)  # steps of 256 px of 0.5 micrometres, in a row
+    assert not bags.edges(3, GraphSettings(kind="radius", radius_um=127.0)).size
+    assert (
+        bags.edges(3, GraphSettings(kind="radius", radius_um=128.0)).tolist() == bags.edges(3, GraphSettings()).tolist()
+    )

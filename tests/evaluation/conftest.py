@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def write_features(root: Path, slide_id: str, tables: dict[str, np.ndarray]) -> 
     """One slide with the features of several encoders, by key, each (N, D)."""
     tiles = len(next(iter(tables.values())))
     coords = np.stack([np.arange(tiles), np.zeros(tiles)], 1).astype(np.int32) * 256
-    facts = {"fingerprint": "f" * 64, "mpp": [0.5, 0.5]}
+    facts = {
+        "fingerprint": hashlib.sha256(slide_id.encode()).hexdigest(),
+        "mpp": [0.5, 0.5],
+        "stride_level0_px": [256, 256],
+    }
     write_plan(root, slide_id, attributes=facts, coords=coords, quality=np.ones((tiles, 1), np.float32))
     for key, x in tables.items():
         card = {"card": {"name": key.split("-")[0], "dim": x.shape[1]}, "run": {"batch_size": 2}}

@@ -75,6 +75,11 @@ def test_what_is_not_said_has_the_defaults_and_nothing_can_be_changed_later(writ
         ("missing_slides: skip", "missing_slides is 'skip'"),
         ("evaluation: {bootstrap: 5}\nx: 1", "evaluation.bootstrap is 5.*; no setting 'x'"),
         ("training: 3", "training is 3: "),
+        (
+            "model: {graph: {kin: knn}}",
+            r"no setting 'model.graph.kin'; did you mean 'kind' .*\(there are: kind, k, rad",
+        ),
+        ("model: {graph: {k: 5}}", "model.graph is .*a grid has 4 or 8 neighbours, not k=5"),
     ],
 )
 def test_what_is_wrong_is_named(write, more, words):

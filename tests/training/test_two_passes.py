@@ -8,7 +8,10 @@ import torch
 
 from wsikit.aggregators.base import AggregatorOutput
 from wsikit.aggregators.models.abmil import Abmil
+from wsikit.aggregators.models.gtp import Gtp
+from wsikit.aggregators.models.patch_gcn import PatchGcn
 from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Survival, SurvivalTarget
+from wsikit.cohort.graphs import GraphSettings, build_graph
 from wsikit.tasks.task import create_task
 from wsikit.training.fit import _fabric, _seeded, _Steps
 from wsikit.training.model import SlideModel
@@ -25,6 +28,14 @@ class Own(Abmil):
         return (output.embedding[:, 0] - sign).square().mean()
 
 
+def build(aggregator, dropout):
+    if issubclass(aggregator, PatchGcn):
+        return aggregator(6, hidden_dim=8, dropout=dropout, residual_dropout=dropout)
+    if issubclass(aggregator, Gtp):
+        return aggregator(6, embed_dim=8, nodes=4, heads=2, layers=1, dropout=dropout)
+    return aggregator(6, embed_dim=16, attention_dim=8, dropout=dropout)
+
+
 def prepare(toy, endpoint, *, aggregator=Abmil, dropout=0.5, max_step_tiles=40):
     bags, label = toy
     if endpoint == "class":
@@ -38,7 +49,8 @@ def prepare(toy, endpoint, *, aggregator=Abmil, dropout=0.5, max_step_tiles=40):
     )
     fabric = _fabric(training)
     with _seeded(0, fabric.device):
-        net = SlideModel(aggregator(6, embed_dim=16, attention_dim=8, dropout=dropout), task.outputs)
+        graph = GraphSettings(kind="knn", k=2) if aggregator.card.uses_edges else None
+        net = SlideModel(build(aggregator, dropout), task.outputs, graph=graph)
         torch.nn.init.normal_(net.head.weight)  # a head of zeros would hide the gradient of all that is below
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     _, scaled = fabric.setup(net, optimizer)
@@ -55,9 +67,10 @@ def assert_close(one, other):
         torch.testing.assert_close(value, other[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("aggregator", [Abmil, PatchGcn])
 @pytest.mark.parametrize("endpoint", ["class", "survival"])
-def test_dropout_is_replayed(toy, endpoint):
-    net, steps = prepare(toy, endpoint)
+def test_dropout_is_replayed(toy, endpoint, aggregator):
+    net, steps = prepare(toy, endpoint, aggregator=aggregator)
     parts = list(steps._parts(ROWS))
     assert len(parts) > 3
     with _seeded(1, steps.fabric.device):
@@ -89,6 +102,19 @@ def test_a_models_own_loss_is_the_same_in_parts(toy, aggregator):
     assert_close(*found)
 
 
+@pytest.mark.parametrize("endpoint", ["class", "survival"])  # the second has no label that could be asked for
+def test_a_loss_that_needs_no_label_is_the_same_in_parts_and_is_learnt_from(toy, endpoint):
+    found = []
+    for tiles in (40, 100_000):
+        net, steps = prepare(toy, endpoint, aggregator=Gtp, dropout=0.0, max_step_tiles=tiles)
+        torch.nn.init.zeros_(net.head.weight)  # what is left for the rest of the model is the penalty
+        steps.step(ROWS, np.random.default_rng(3))
+        found.append(gradients(net))
+    assert_close(*found)
+    assert found[0]["aggregator.assign.weight"].abs().max() > 1e-4
+    assert not found[0]["aggregator.blocks.0.qkv.weight"].any()
+
+
 def test_parts_hold_every_patient_once_and_few_enough_tiles(toy):
     bags, _ = toy
     for limit in (1, 25, 40, 10_000):
@@ -114,3 +140,22 @@ def test_tile_dropout_thins_each_bag_the_same_in_any_company(toy):
         assert len(set(kept)) == len(kept)  # no tile twice
     assert not torch.equal(x, steps._batch(ROWS, 8)[0])
     assert len(steps._batch(ROWS, None)[0]) == sum(len(bags[int(r)]) for r in ROWS)
+
+
+def test_tile_dropout_leaves_the_edges_among_the_tiles_that_stay(toy):
+    bags, _ = toy
+    _, steps = prepare(toy, "class", aggregator=PatchGcn)
+    x, offsets, grid, edges = steps._batch(ROWS, 7)
+    bag = torch.bucketize(edges, offsets[1:], right=True)
+    assert torch.equal(bag[0], bag[1])
+    for i, row in enumerate(ROWS):
+        start, stop = offsets[i], offsets[i + 1]
+        mine = (bag[0] == i).nonzero().flatten()
+        alone = steps._batch(ROWS[i : i + 1], 7)[3]
+        assert torch.equal(edges[:, mine] - start, alone)
+        whole = bags[int(row)]
+        joined = {tuple(map(tuple, pair)) for pair in whole.grid[build_graph(steps.net.graph, whole.grid).T].tolist()}
+        stay = {tuple(place) for place in grid[start:stop].tolist()}
+        kept = {tuple(map(tuple, pair)) for pair in grid[start:stop][alone.T].tolist()}
+        assert kept == {pair for pair in joined if set(pair) <= stay}
+    assert edges.shape[1] > 10

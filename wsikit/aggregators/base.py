@@ -34,6 +34,8 @@ class AggregatorCard:
         uses_grid: Whether ``grid`` must be given.
         uses_edges: Whether ``edges`` must be given.
         attention: Whether the output has attention.
+        graph: Of a model that uses edges, the settings of the graph that its paper trains on, as
+            ``wsikit.cohort.graphs.GraphSettings`` takes them; None: the neighbours on the grid.
     """
 
     name: str
@@ -45,6 +47,7 @@ class AggregatorCard:
     uses_grid: bool = False
     uses_edges: bool = False
     attention: bool = True
+    graph: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class AggregatorOutput:
         bag_logits: (B, C), where the model has a classifier of its own.
         instance_logits: (sum N, C), where it has one for instances.
         extras: Whatever else the model's own ``training_loss`` needs; packed.
+        penalty: (B,), the model's own loss of each bag that needs no label; training adds the mean over bags.
     """
 
     embedding: Tensor
@@ -68,6 +72,7 @@ class AggregatorOutput:
     bag_logits: Tensor | None = None
     instance_logits: Tensor | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    penalty: Tensor | None = None
 
 
 class Aggregator(nn.Module):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.cohort.graph_files import kept_graph
+from wsikit.cohort.graphs import Edges, GraphSettings, build_graph
 from wsikit.cohort.table import CohortSlide
+from wsikit.errors import ConfigError
 from wsikit.store.reader import Bag
 
 SLIDE_GAP = 64
@@ -48,31 +52,40 @@ class BagBatch:
         x: (sum N, D) float16.
         offsets: (B + 1,) int64: bag b is rows ``offsets[b]:offsets[b + 1]``.
         grid: (sum N, 2) int64, places of the tiles.
+        edges: (2, M) int64, from and to row of ``x``, or None where no graph was asked for.
     """
 
     x: npt.NDArray[np.float16]
     offsets: npt.NDArray[np.int64]
     grid: npt.NDArray[np.int64]
+    edges: Edges | None = None
 
 
 class Bags:
-    """The bags of patients, by position, kept in memory up to a budget.
+    """The bags of patients and their graphs, by position, kept in memory up to a budget.
 
     Args:
         slides: The slides of each patient.
         encoder: Name or key of the features.
-        cache_bytes: Memory for bags; what does not fit is read again each time.
+        cache_bytes: Memory for bags and graphs; what does not fit is read or built again each time.
+        graphs: Folder that keeps graphs on disk too, for those that take long to build; made when first needed.
 
     Attributes:
         sizes: (P,) int64, tiles of each patient, once it was read; 0 before.
     """
 
     def __init__(
-        self, slides: Sequence[tuple[CohortSlide, ...]], *, encoder: str, cache_bytes: int = CACHE_BYTES
+        self,
+        slides: Sequence[tuple[CohortSlide, ...]],
+        *,
+        encoder: str,
+        cache_bytes: int = CACHE_BYTES,
+        graphs: Path | None = None,
     ) -> None:
-        self.slides, self.encoder = slides, encoder
+        self.slides, self.encoder, self.graphs = slides, encoder, graphs
         self._budget = cache_bytes
         self._kept: dict[int, PatientBag] = {}
+        self._kept_edges: dict[tuple[int, GraphSettings], Edges] = {}
         self.sizes = np.zeros(len(slides), np.int64)
 
     def __len__(self) -> int:
@@ -101,21 +114,63 @@ class Bags:
             self._kept[position] = bag
         return bag
 
-    def batch(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> BagBatch:
-        """Bags of some patients, packed."""
-        return pack([self[int(i)] for i in positions])
+    def edges(self, position: int, graph: GraphSettings) -> Edges:
+        """The edges of a patient's bag, (2, M) int64 from and to row; built once, as far as the budget goes.
+
+        Raises:
+            ConfigError: A radius is asked for, and a slide has no resolution.
+            StoreError: As for the bag.
+        """
+        kept = self._kept_edges.get((position, graph))
+        if kept is not None:
+            return kept
+        bag = self[position]
+
+        def build() -> Edges:
+            step_um = _steps_um(bag) if graph.kind == "radius" else None
+            return build_graph(graph, bag.grid, slide=bag.slide, x=bag.x, step_um=step_um)
+
+        edges = build() if self.graphs is None else kept_graph(self.graphs, graph, bag.slides, self.encoder, build)
+        if edges.nbytes <= self._budget:
+            self._budget -= edges.nbytes
+            self._kept_edges[position, graph] = edges
+        return edges
+
+    def batch(
+        self, positions: Sequence[int] | npt.NDArray[np.int64], *, graph: GraphSettings | None = None
+    ) -> BagBatch:
+        """Bags of some patients, packed, with the edges of a graph where one is given."""
+        edges = None if graph is None else [self.edges(int(i), graph) for i in positions]
+        return pack([self[int(i)] for i in positions], edges)
 
     def means(self) -> npt.NDArray[np.float32]:
         """Mean feature of each patient, (P, D) float32."""
         return np.stack([self[i].x.mean(0, dtype=np.float32) for i in range(len(self))])
 
 
-def pack(bags: Sequence[PatientBag]) -> BagBatch:
-    """Lay bags one after the other."""
+def pack(bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None) -> BagBatch:
+    """Lay bags one after the other, and the edges of each, whose numbers move with their rows."""
     offsets = np.concatenate([[0], np.cumsum([len(b) for b in bags])]).astype(np.int64)
+    joined = None
+    if edges is not None:
+        joined = np.concatenate([mine + start for mine, start in zip(edges, offsets[:-1], strict=True)], axis=1)
     if len(bags) == 1:
-        return BagBatch(bags[0].x, offsets, bags[0].grid)
-    return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.grid for b in bags]))
+        return BagBatch(bags[0].x, offsets, bags[0].grid, joined)
+    return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.grid for b in bags]), joined)
+
+
+def _steps_um(bag: PatientBag) -> npt.NDArray[np.float64]:
+    """Width and height of a step of each tile's grid in micrometres, (N, 2)."""
+    steps = []
+    for slide in bag.slides:
+        facts = slide.store.slide(slide.slide_id)
+        if facts.get("mpp") is None:
+            raise ConfigError(
+                f"slide {slide.slide_id!r}: a graph within a radius in micrometres needs its resolution, "
+                f"but store {slide.store.path} has no mpp of it; use kind 'grid' or 'knn'"
+            )
+        steps.append(np.asarray(facts["stride_level0_px"], np.float64) * np.asarray(facts["mpp"], np.float64))
+    return np.stack(steps)[bag.slide]
 
 
 def _one_grid(slides: Sequence[Bag]) -> npt.NDArray[np.int64]:

@@ -28,6 +28,7 @@ from wsikit.evaluation.settings import Experiment
 from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.processes import cores
 from wsikit.tasks.task import Task, Values, create_task
+from wsikit.training.settings import graph_of
 
 Say = Callable[[str], None]
 
@@ -74,6 +75,7 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
 
     jobs = plan_members(experiment, cohort, splits)
     create_aggregator(experiment.model.aggregator, in_dim=bags[0].x.shape[1], **experiment.model.options)
+    graph_of(experiment.model)
     # nothing is refused from here on: the models of an earlier run, with other folds, may go
     shutil.rmtree(out / "models", ignore_errors=True)
     say(f"fitting {len(jobs)} models: {len(splits.folds)} folds x {experiment.splits.inner_folds}")

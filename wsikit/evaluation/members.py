@@ -24,6 +24,7 @@ from wsikit.processes import in_processes
 from wsikit.tasks.task import Values
 from wsikit.training.bundle import Bundle, save_bundle
 from wsikit.training.fit import fit, predict
+from wsikit.training.settings import graph_of
 
 Rows = npt.NDArray[np.int64]
 
@@ -106,11 +107,18 @@ def _run(
     experiment: Experiment, cohort: Cohort, jobs: list[MemberJob], facts: dict[str, Any], workers: int
 ) -> Iterator[MemberResult]:
     if workers <= 1:
-        bags = Bags(cohort.slides, encoder=cohort.encoder)  # read once for all models
+        bags = _bags(experiment, cohort)  # read once for all models
         for job in jobs:
             yield _fit_one(experiment, cohort, facts, job, bags)
         return
     yield from in_processes(partial(_fit_one, experiment, cohort, facts), jobs, workers)
+
+
+def _bags(experiment: Experiment, cohort: Cohort) -> Bags:
+    graph = graph_of(experiment.model)
+    # Each tile is compared with all others: once for all models and processes, not once in each.
+    graphs = experiment.out / "graphs" if graph is not None and graph.kind == "features" else None
+    return Bags(cohort.slides, encoder=cohort.encoder, graphs=graphs)
 
 
 def _fit_one(
@@ -121,7 +129,7 @@ def _fit_one(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        bags = bags or Bags(cohort.slides, encoder=cohort.encoder)
+        bags = bags or _bags(experiment, cohort)
         training = experiment.training.model_copy(update={"seed": experiment.training.seed * 1000 + job.number})
         found = fit(
             bags, cohort.endpoint, cohort.target,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -146,4 +146,5 @@ def _fields(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Experiment
     for part in location:
         model = model.model_fields[part].annotation
+        model = next((one for one in get_args(model) if one is not type(None)), model)  # of "settings or None"
     return list(model.model_fields)

@@ -143,6 +143,8 @@ def output_is_as_declared(create: Create) -> None:
         assert len(output.instance_logits) == rows, f"{len(output.instance_logits)} instance logits of {rows} rows"
     if output.bag_logits is not None:
         assert len(output.bag_logits) == count, f"{len(output.bag_logits)} bag logits of {count} bags"
+    if output.penalty is not None:
+        assert output.penalty.shape == (count,), f"penalty of shape {tuple(output.penalty.shape)}, not ({count},)"
     for part, value in _parts(output).items():
         assert value.isfinite().all(), f"{part} is not finite"
     if not model.card.uses_grid:
@@ -205,7 +207,7 @@ def order_is_as_declared(create: Create) -> None:
     expected, found = _run(model, bags), _run(model, bags.reordered(order))
     if model.card.order == "invariant":
         for part, value in _parts(expected).items():
-            value = value if part in ("embedding", "bag_logits") else value[order]
+            value = value if part in ("embedding", "bag_logits", "penalty") else value[order]
             _assert_close(value, _parts(found)[part], f"{part} of the same instances in another order")
     else:
         change = float((expected.embedding - found.embedding).detach().abs().max())
@@ -329,7 +331,9 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self._given:
+            if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+                continue  # a sparse matrix has no storage but that of its parts, which were seen as they were made
+            if tensor.untyped_storage().data_ptr() not in self._given:
                 self._alive.add(tensor.untyped_storage())
         self.peak_bytes = max(self.peak_bytes, sum(int(storage.nbytes()) for storage in self._alive))
         return result
@@ -361,6 +365,7 @@ def _packed(output: AggregatorOutput, mask: Tensor) -> AggregatorOutput:
         None if attention is None else pack(attention, mask)[0],
         output.bag_logits,
         None if logits is None else pack(logits, mask)[0],
+        penalty=output.penalty,
     )
 
 
@@ -370,6 +375,7 @@ def _parts(output: AggregatorOutput) -> dict[str, Tensor]:
         "attention": output.attention,
         "bag_logits": output.bag_logits,
         "instance_logits": output.instance_logits,
+        "penalty": output.penalty,
     }
     return {part: value for part, value in named.items() if value is not None}
 

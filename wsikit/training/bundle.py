@@ -14,6 +14,7 @@ from typing import Any
 
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.endpoints import Endpoint, endpoint_from, endpoint_settings
+from wsikit.cohort.graphs import GraphSettings
 from wsikit.errors import ConfigError
 from wsikit.tasks.task import Task, create_task
 from wsikit.training.model import SlideModel
@@ -46,9 +47,11 @@ def save_bundle(bundle: Bundle, path: str | PathLike[str]) -> Path:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    graph = bundle.model.graph
     facts = dict(bundle.facts) | {
         "format": FORMAT,
         "version": VERSION,
+        "graph": None if graph is None else graph.model_dump(mode="json"),
         "endpoint": endpoint_settings(bundle.endpoint),
         "task": dict(bundle.task.state()),
         "outputs": bundle.task.outputs,
@@ -90,7 +93,8 @@ def load_bundle(path: str | PathLike[str]) -> Bundle:
     )
     endpoint = endpoint_from(facts["endpoint"])
     task = create_task(endpoint, state=facts["task"])
-    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy())
+    graph = None if facts.get("graph") is None else GraphSettings(**facts["graph"])
+    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy(), graph=graph)
     model.to(tensors["head.weight"].dtype)  # float64 where it was trained so
     model.load_state_dict(tensors)
     return Bundle(model.eval(), task, endpoint, facts)

@@ -16,11 +16,12 @@ from torch import Tensor
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import BagBatch, Bags
 from wsikit.cohort.endpoints import Endpoint, SurvivalTarget, Target
+from wsikit.cohort.graphs import induced
 from wsikit.errors import ConfigError
 from wsikit.tasks.task import Task, Values, create_task
 from wsikit.training.model import SlideModel, SlideModelOutput
 from wsikit.training.scaling import fit_scaling
-from wsikit.training.settings import ModelSettings, TrainingSettings
+from wsikit.training.settings import ModelSettings, TrainingSettings, graph_of
 
 Rows = npt.NDArray[np.int64]
 
@@ -89,9 +90,11 @@ def fit(
         watch: Called after every epoch.
 
     Raises:
-        ConfigError: The two groups overlap, or the validation patients of a survival task have no event.
+        ConfigError: The two groups overlap, the validation patients of a survival task have no event, or a graph
+            is asked for that the aggregator does not use.
     """
     _check(train, validation, target)
+    graph = graph_of(model)
     fabric = _fabric(training)
     task = create_task(endpoint, target.take(train))
     mean, scale = fit_scaling(bags, train, training.scaling)
@@ -99,7 +102,7 @@ def fit(
     rng = np.random.default_rng([training.seed, 1])
     with _seeded(training.seed, fabric.device):
         aggregator = create_aggregator(model.aggregator, in_dim=dim, classes=task.outputs, **model.options)
-        net = SlideModel(aggregator, task.outputs, mean, scale)
+        net = SlideModel(aggregator, task.outputs, mean, scale, graph)
         optimizer = _optimizer(net, training)
         per_epoch = 1 if task.whole_cohort else math.ceil(len(train) / training.batch_patients)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(training, per_epoch))
@@ -138,8 +141,8 @@ def predict(
     outputs, attention = [], []
     with torch.inference_mode():
         for row in rows:
-            x, offsets, grid = _tensors(bags.batch([int(row)]), next(model.parameters()).device)
-            found = model(x, offsets, grid)
+            batch = bags.batch([int(row)], graph=model.graph)
+            found = model(*_tensors(batch, next(model.parameters()).device))
             outputs.append(found.outputs)
             weights = found.aggregated.attention if with_attention else None
             if weights is not None:
@@ -185,11 +188,11 @@ class _Steps:
         return found
 
     def _own(self, found: SlideModelOutput, mine: Target) -> Tensor:
-        """The aggregator's own terms."""
-        labels = self.task.own_target(mine)
-        if labels is None:
-            return found.outputs.new_zeros(())
-        loss: Tensor = self.net.aggregator.training_loss(found.aggregated, labels.to(found.outputs.device))
+        """The aggregator's own terms: those that need no label, and those that need a class."""
+        penalty, labels = found.aggregated.penalty, self.task.own_target(mine)
+        loss = found.outputs.new_zeros(()) if penalty is None else penalty.mean()
+        if labels is not None:
+            loss = loss + self.net.aggregator.training_loss(found.aggregated, labels.to(found.outputs.device))
         return loss
 
     def _in_two_passes(self, parts: Sequence[Rows], thinned: int) -> float:
@@ -232,8 +235,8 @@ class _Steps:
             tiles += size
         yield np.array(part)
 
-    def _batch(self, rows: Rows, thinned: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        batch = self.bags.batch(rows)
+    def _batch(self, rows: Rows, thinned: int | None) -> tuple[Tensor, ...]:
+        batch = self.bags.batch(rows, graph=self.net.graph)
         if thinned is not None and self.training.tile_dropout:
             batch = _thin(batch, self.training.tile_dropout, [[thinned, int(row)] for row in rows])
         return _tensors(batch, self.fabric.device)
@@ -316,22 +319,29 @@ def _batches(rows: Rows, count: int) -> list[Rows]:
 
 
 def _thin(batch: BagBatch, share: float, seeds: Sequence[list[int]]) -> BagBatch:
-    """A random part of each bag's tiles, at least one; a seed for each bag, so that parts thin as the whole does."""
+    """A random part of each bag's tiles, at least one, and the edges among them.
+
+    There is a seed for each bag, so that parts thin as the whole does.
+    """
     kept = []
     for start, stop, seed in zip(batch.offsets[:-1].tolist(), batch.offsets[1:].tolist(), seeds, strict=True):
         n = max(1, round((1 - share) * (stop - start)))
         kept.append(np.sort(np.random.default_rng(seed).choice(stop - start, n, replace=False)) + start)
     rows = np.concatenate(kept)
     offsets = np.concatenate([[0], np.cumsum([len(k) for k in kept])]).astype(np.int64)
-    return BagBatch(batch.x[rows], offsets, batch.grid[rows])
+    edges = None if batch.edges is None else induced(batch.edges, rows, len(batch.x))
+    return BagBatch(batch.x[rows], offsets, batch.grid[rows], edges)
 
 
-def _tensors(batch: BagBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Features stay float16 until they are on the device: half the bytes to move."""
-    tensors = (torch.as_tensor(batch.x), torch.as_tensor(batch.offsets), torch.as_tensor(batch.grid))
+def _tensors(batch: BagBatch, device: torch.device) -> tuple[Tensor, ...]:
+    """What ``SlideModel.forward`` takes: features, offsets, places, and edges where there are any.
+
+    Features stay float16 until they are on the device: half the bytes to move.
+    """
+    arrays = (batch.x, batch.offsets, batch.grid, *([] if batch.edges is None else [batch.edges]))
+    tensors = tuple(torch.as_tensor(array) for array in arrays)
     if device.type == "cuda":
-        moved = [t.pin_memory().to(device, non_blocking=True) for t in tensors]
-        return moved[0], moved[1], moved[2]
+        return tuple(t.pin_memory().to(device, non_blocking=True) for t in tensors)
     return tensors
 
 

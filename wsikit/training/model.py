@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorOutput
+from wsikit.cohort.graphs import GraphSettings
 from wsikit.errors import ConfigError
 
 
@@ -34,6 +35,7 @@ class SlideModel(nn.Module):
         outputs: Width K of the head.
         mean: (D,) of the features, subtracted.
         scale: (D,) factors or (D, D) matrix that the rest is multiplied by.
+        graph: Which tiles are joined by the edges that it is given; None where it is given none.
     """
 
     mean: Tensor
@@ -45,6 +47,7 @@ class SlideModel(nn.Module):
         outputs: int,
         mean: npt.NDArray[np.float32] | None = None,
         scale: npt.NDArray[np.float32] | None = None,
+        graph: GraphSettings | None = None,
     ) -> None:
         super().__init__()
         if aggregator.classes not in (None, outputs):
@@ -52,7 +55,7 @@ class SlideModel(nn.Module):
                 f"aggregator {aggregator.card.name!r} has {aggregator.classes} embeddings, one for each class; "
                 f"the task has {outputs} outputs"
             )
-        self.aggregator = aggregator
+        self.aggregator, self.graph = aggregator, graph
         dim = aggregator.in_dim
         self.register_buffer("mean", torch.zeros(dim) if mean is None else torch.as_tensor(mean))
         self.register_buffer("scale", torch.ones(dim) if scale is None else torch.as_tensor(scale))
@@ -62,11 +65,11 @@ class SlideModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, offsets: Tensor, grid: Tensor) -> SlideModelOutput:
+    def forward(self, x: Tensor, offsets: Tensor, grid: Tensor, edges: Tensor | None = None) -> SlideModelOutput:
         """Packed bags x (sum N, D) float16 -> outputs (B, K)."""
         x = x.to(self.mean.dtype) - self.mean
         x = x @ self.scale if self.scale.ndim == 2 else x * self.scale  # (sum N, D)
-        found: AggregatorOutput = self.aggregator(x, offsets=offsets, grid=grid)
+        found: AggregatorOutput = self.aggregator(x, offsets=offsets, grid=grid, edges=edges)
         if found.bag_logits is not None:
             return SlideModelOutput(found.bag_logits, found)
         if self.aggregator.classes is None:

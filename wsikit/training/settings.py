@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wsikit.aggregators.registry import aggregator_card
+from wsikit.cohort.graphs import GraphSettings
+from wsikit.errors import ConfigError
 from wsikit.training.scaling import Scaling
 
 
@@ -21,10 +24,31 @@ class ModelSettings(Strict):
     Attributes:
         aggregator: Its name.
         options: Its own.
+        graph: Which tiles are neighbours, for an aggregator that uses edges: ``kind`` (grid, knn, radius or
+            features), ``k``, ``radius_um``, ``metric``, ``symmetric``, ``self_loops``; see
+            ``wsikit.cohort.graphs``. Default: the aggregator's own.
     """
 
     aggregator: str = "abmil"
     options: dict[str, Any] = Field(default_factory=dict)
+    graph: GraphSettings | None = None
+
+
+def graph_of(model: ModelSettings) -> GraphSettings | None:
+    """The graph that a model is trained on: the one that was asked for, or the aggregator's own; None without edges.
+
+    Raises:
+        ConfigError: A graph is asked for, and the aggregator uses no edges.
+    """
+    card = aggregator_card(model.aggregator)
+    if not card.uses_edges:
+        if model.graph is not None:
+            raise ConfigError(
+                f"model: aggregator {model.aggregator!r} uses no edges, so graph={model.graph.kind!r} would change "
+                "nothing; leave it out, or name an aggregator that does"
+            )
+        return None
+    return model.graph or GraphSettings(**(card.graph or {}))
 
 
 class TrainingSettings(Strict):
