@@ -55,7 +55,7 @@ def planted(tmp_path_factory) -> Path:
             coords, status = grid(unreadable=3 if i == 0 else 0)
             facts = {
                 "fingerprint": f"{i:064d}", "size_level0_px": list(SIZE), "tile_level0_px": [float(TILE)] * 2,
-                "mpp": [0.5, 0.5],
+                "stride_level0_px": [float(TILE)] * 2, "mpp": [0.5, 0.5],
             }  # fmt: skip
             write_plan(root, name, attributes=facts, coords=coords, quality=np.ones((len(coords), 1), np.float32))
             for key in ("texture-00000000", "colour-00000000"):
@@ -89,7 +89,8 @@ def make_result(planted, tmp_path):
             {
                 "cohort": str(planted / "cohort.csv"), "stores": [str(planted / "features.zarr")],
                 "endpoint": ENDPOINTS[kind], "missing_slides": "exclude", "name": "Planted <i>report",
-                "splits": {"folds": 2}, "evaluation": {"bootstrap": 100, "heatmaps": 2}, "out": str(tmp_path / "run"),
+                "splits": {"folds": 2}, "evaluation": {"bootstrap": 100, "heatmaps": 2, "faithfulness": 0},
+                "out": str(tmp_path / "run"),
             }
         )  # fmt: skip
         endpoint = endpoint_from(ENDPOINTS[kind])

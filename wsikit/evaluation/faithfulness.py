@@ -134,7 +134,7 @@ class Faithfulness:
 
     @property
     def verdict(self) -> str:
-        """ "faithful", "unfaithful" or "undecided".
+        """One of "faithful", "unfaithful" and "undecided".
 
         Faithful: taking away what the map names first hurts the prediction more than each random order does.
         Unfaithful: less than each of them does. In between, or where nothing hurts it, the map is not told from chance.

@@ -42,12 +42,14 @@ class EvaluationSettings(Strict):
         permutations: Relabelled cohorts for the log-rank test.
         baseline_encoder: Features whose plain mean, in a regularised linear model, is the baseline.
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
+        faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     permutations: Annotated[int, Field(ge=100)] = 2000
     baseline_encoder: str = "colour"
     heatmaps: Annotated[int, Field(ge=0)] = 3
+    faithfulness: Annotated[int, Field(ge=0)] = 19
 
 
 class Experiment(Strict):
