@@ -102,7 +102,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
             )
             say(f"report: heatmap of {found.slide_id}")
         groups.append((group.title, shown))
-    page = _template("crossval.html").render(
+    page = template("crossval.html").render(
         title=result.experiment.name or "Cross-validation",
         model=result.model.name,
         endpoint=cohort.endpoint.title,
@@ -127,7 +127,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
     return path
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
     """A template in which everything is escaped: ids and column names are others' text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
