@@ -92,8 +92,8 @@ def names_page() -> str:
 
 
 def options_of(build: Callable[..., object]) -> str:
-    """Options of an aggregator with their defaults: the keyword-only parameters."""
-    parameters = inspect.signature(build).parameters.values()
+    """Options of an aggregator with their defaults: the keyword-only parameters. Training fills in ``classes``."""
+    parameters = [p for p in inspect.signature(build).parameters.values() if p.name != "classes"]
     return ", ".join(f"`{p.name}: {plain(p.default)}`" for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wsikit.slides.tiling import tile_slide as tile_slide
     from wsikit.slides.tissue_mask import TissueMask as TissueMask
     from wsikit.slides.tissue_mask import segment_tissue as segment_tissue
+    from wsikit.store.from_arrays import store_features as store_features
     from wsikit.store.reader import Bag as Bag
     from wsikit.store.reader import FeatureStore as FeatureStore
     from wsikit.store.reader import open_store as open_store
@@ -47,6 +48,7 @@ _PUBLIC = {
     "Slide": "wsikit.slides.slide",
     "Mpp": "wsikit.geometry",
     "open_store": "wsikit.store.reader",
+    "store_features": "wsikit.store.from_arrays",
     "FeatureStore": "wsikit.store.reader",
     "Bag": "wsikit.store.reader",
     "extract_features": "wsikit.extract.run",

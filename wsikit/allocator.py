@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _MOST = (1 << 31) - 1  # an int; a block of 2 GiB or more is still given back
@@ -20,23 +19,24 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it could be set: False without glibc.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # musl has none
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, _MOST)) and bool(mallopt(_TRIM_THRESHOLD, _MOST))
+    libc = _glibc()
+    return (
+        libc is not None and bool(libc.mallopt(_MMAP_THRESHOLD, _MOST)) and bool(libc.mallopt(_TRIM_THRESHOLD, _MOST))
+    )
 
 
 def give_back_freed_memory() -> None:
     """Back to glibc's defaults, and what is free to the system; nothing without glibc."""
-    if sys.platform != "linux":
-        return
-    try:
-        libc = ctypes.CDLL(None)
+    libc = _glibc()
+    if libc is not None:
         libc.mallopt(_MMAP_THRESHOLD, 128 << 10)
         libc.mallopt(_TRIM_THRESHOLD, 128 << 10)
         libc.malloc_trim(0)
-    except (OSError, AttributeError):
-        return
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no such handle
+        return None
+    return libc if hasattr(libc, "mallopt") else None  # macOS and musl have none

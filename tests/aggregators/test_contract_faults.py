@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
 from wsikit.layers.packed import bag_index, bag_sizes, pack, pad, segment_mean, segment_softmax, segment_weighted_sum
-from wsikit.testing.aggregator_contract import CLAUSES, check_aggregator
+from wsikit.testing.aggregator_contract import CLAUSES, check_aggregator, check_whole_slide
 
 D = 8
 CARD = AggregatorCard(name="planted", summary="-", paper="-", repository="-", licence="-", attention=False)
@@ -191,6 +191,46 @@ class SystemRandom(Sound):
         nn.init.normal_(self.project.weight, generator=own)
 
 
+class OwnClassifier(Sound):
+    """Sound: bag logits of its own."""
+
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.classify = nn.Linear(D, classes)
+
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        embedding = super().pool(x, offsets, grid, edges).embedding
+        return AggregatorOutput(embedding, bag_logits=self.classify(embedding))
+
+
+class AlwaysTwoLogits(OwnClassifier):
+    """Right for two classes, and silently wrong for a risk."""
+
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__(2)
+
+
+class TaughtByLabelsAlone(Sound):
+    """A part that only its own loss reaches, which a task without classes never asks for."""
+
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.classify = nn.Linear(D, classes)
+
+    def training_loss(self, output, target):  # type: ignore[no-untyped-def]
+        return self.classify(output.embedding).square().mean()
+
+
+class OneEmbeddingTooMany(Sound):
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.classes = classes + 1
+
+    def pool(self, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        embedding = super().pool(x, offsets, grid, edges).embedding
+        return AggregatorOutput(embedding[:, None].expand(-1, self.classes, -1))
+
+
 FAULTS = [
     (NoAttention, "output_is_as_declared", "attention=True, the output has it: False"),
     (NegativeAttention, "attention_is_a_distribution", "goes down to -"),
@@ -209,6 +249,9 @@ FAULTS = [
     (ChangesItsInput, "evaluation_has_no_side_effects", "changed in place"),
     (HiddenState, "state_dict_round_trip", "embedding differs between the model and its loaded copy"),
     (OverflowsInHalf, "half_precision_is_finite", "embedding is not finite"),
+    (AlwaysTwoLogits, "any_number_of_outputs", "2 bag logits for 1 outputs"),
+    (OneEmbeddingTooMany, "any_number_of_outputs", "2 embeddings for 1 outputs"),
+    (TaughtByLabelsAlone, "any_number_of_outputs", "with 1 outputs nothing teaches parameter 'classify.weight'"),
     (EveryPair, "memory_is_bounded", "grows faster than the bag"),
 ]
 
@@ -229,7 +272,13 @@ def test_an_error_of_the_model_says_which_clause_was_being_checked() -> None:
     assert caught.value.__notes__ == ["while checking clause 'one_instance_is_enough' of the aggregator contract"]
 
 
-@pytest.mark.parametrize("model", [Sound, Attentive])
+def test_a_bag_that_takes_too_much_memory_is_told() -> None:
+    with pytest.raises(AssertionError, match=r"3000 instances take \d+ MiB, more than 20"):
+        check_whole_slide(EveryPair, instances=3_000, limit_mib=20)
+    check_whole_slide(Sound, instances=3_000, limit_mib=20)
+
+
+@pytest.mark.parametrize("model", [Sound, Attentive, OwnClassifier])
 def test_sound_models_pass_and_the_generator_is_left_alone(model: Callable[[], Aggregator]) -> None:
     before = torch.get_rng_state()
     check_aggregator(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,11 @@ def write_store(
     for slide_id, n in tiles.items():
         rng = np.random.default_rng([n, *slide_id.encode()])
         coords = np.stack([np.arange(n) * 256, np.full(n, len(slide_id))], 1).astype(np.int32)
-        facts = {"fingerprint": "f" * 64, "mpp": [0.5, 0.5], "stride_level0_px": [256, 256]}
+        facts = {
+            "fingerprint": hashlib.sha256(slide_id.encode()).hexdigest(),
+            "mpp": [0.5, 0.5],
+            "stride_level0_px": [256, 256],
+        }
         write_plan(root, slide_id, attributes=facts, coords=coords, quality=np.ones((n, 1), np.float32))
         add_features(root, slide_id, key, dim=DIM, attributes=features)
         if slide_id in unfinished:

@@ -9,7 +9,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    f1_score,
+    roc_auc_score,
+)
 
 from wsikit.cohort.split_files import load_splits
 from wsikit.cohort.table import load_cohort
@@ -48,13 +54,18 @@ def test_a_planted_class_is_found_and_beats_the_baselines(runs):
     result = runs("class")
     auc = result.model.metrics[0]
     assert (auc.name, auc.value > 0.85, auc.interval.low > 0.6) == ("AUC", True, True)
-    assert [b.name for b in result.baselines] == ["mean of colour", "number of tiles"]
-    assert all(b.metrics[0].value < 0.75 for b in result.baselines)
+    assert [b.name for b in result.baselines] == ["linear probe on mean toy", "mean of colour", "number of tiles"]
+    probe, *others = result.baselines
+    assert probe.metrics[0].value > 0.85  # what is planted is a share of tiles, which a mean shows
+    assert all(b.metrics[0].value < 0.75 for b in others)
     for difference, baseline in zip(result.differences, result.baselines, strict=True):
         assert difference.value == pytest.approx(auc.value - baseline.metrics[0].value)
-        assert difference.interval.low > 0
-    assert [m.name for m in result.model.metrics[1:]] == ["balanced accuracy", "sensitivity", "specificity"]
-    assert result.model.metrics[1].value > 0.7
+        assert (difference.interval.low > 0) == (baseline is not probe)
+    assert [m.name for m in result.model.metrics[1:]] == [
+        "average precision", "balanced accuracy", "sensitivity", "specificity", "F1", "Cohen's kappa", "Brier score",
+        "calibration error", "calibration slope", "calibration intercept",
+    ]  # fmt: skip
+    assert result.model.metrics[2].value > 0.7
 
 
 def test_planted_three_classes_survival_and_number_are_found(runs):
@@ -126,7 +137,8 @@ def test_test_patients_decide_nothing(runs, planted, garbled, experiment, tmp_pa
             assert a.task.state() == b.task.state()
             assert one.history == other.history
     mine = before.fold == 1
-    for first, second in zip(before.baselines, again.baselines, strict=True):
+    assert before.baselines[0].name == "linear probe on mean toy"  # it sees the garbage, as the model does
+    for first, second in zip(before.baselines[1:], again.baselines[1:], strict=True):
         # Sizes and colour are as they were, and the outcomes are not those that the fold's baseline learns from.
         assert np.array_equal(first.prediction[mine], second.prediction[mine])
     if kind == "class":
@@ -172,6 +184,11 @@ def test_predictions_give_the_metrics_again(runs):
     assert float(written["balanced accuracy"]["value"]) == pytest.approx(balanced_accuracy_score(label, called))
     assert float(written["sensitivity"]["value"]) == pytest.approx(called[label == 1].mean())
     assert float(written["specificity"]["value"]) == pytest.approx((~called)[label == 0].mean())
+    called = called.astype(int)
+    assert float(written["F1"]["value"]) == pytest.approx(f1_score(label, called))
+    assert float(written["Cohen's kappa"]["value"]) == pytest.approx(cohen_kappa_score(label, called))
+    assert float(written["Brier score"]["value"]) == pytest.approx(brier_score_loss(label, score))
+    assert "no interval: resampling would raise it" in written.pop("calibration error")["note"]
     for metric in written.values():
         assert float(metric["low"]) <= float(metric["value"]) <= float(metric["high"])
         assert metric["level"] == "0.95"
@@ -231,7 +248,10 @@ def flat(planted, tmp_path_factory):
     (folder / "cohort.csv").write_bytes((planted / "cohort.csv").read_bytes())
     for row in rows_of(folder / "cohort.csv"):
         name, ones = row["slide_id"], np.ones((2, 1), np.float32)
-        facts, coords = {"fingerprint": "f" * 64}, np.array([[0, 0], [256, 0]], np.int32)
+        facts, coords = (
+            {"fingerprint": "f" * 64, "stride_level0_px": [256, 256]},
+            np.array([[0, 0], [256, 0]], np.int32),
+        )
         write_plan(root, name, attributes=facts, coords=coords, quality=ones)
         add_features(root, name, "toy-0000", dim=8, attributes={"card": {"name": "toy", "dim": 8}, "run": {}})
         x, status = np.ones((2, 8), np.float16), np.zeros(2, np.uint8)
@@ -249,7 +269,7 @@ def test_a_collapsed_model_is_named_and_not_a_crash(flat, experiment, tmp_path, 
     interval = result.model.metrics[0].interval
     assert interval.low < 0.5 < interval.high
     assert len(rows_of(result.out / "predictions.csv")) == 40
-    assert [b.name for b in result.baselines] == ["number of tiles"]
+    assert [b.name for b in result.baselines] == ["linear probe on mean toy", "number of tiles"]
     assert any("No colour baseline: 48 slides have no features of that encoder" in note for note in result.notes)
     if kind == "survival":
         assert result.log_rank is result.risk_group is None

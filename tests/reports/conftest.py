@@ -55,7 +55,8 @@ def planted(tmp_path_factory) -> Path:
             coords, status = grid(unreadable=3 if i == 0 else 0)
             facts = {
                 "fingerprint": f"{i:064d}", "size_level0_px": list(SIZE), "tile_level0_px": [float(TILE)] * 2,
-                "stride_level0_px": [float(TILE)] * 2, "mpp": [0.5, 0.5],
+                "mpp": [0.5, 0.5],
+                "stride_level0_px": [TILE, TILE],
             }  # fmt: skip
             write_plan(root, name, attributes=facts, coords=coords, quality=np.ones((len(coords), 1), np.float32))
             for key in ("texture-00000000", "colour-00000000"):

@@ -145,7 +145,7 @@ def test_tile_dropout_thins_each_bag_the_same_in_any_company(toy):
 def test_tile_dropout_leaves_the_edges_among_the_tiles_that_stay(toy):
     bags, _ = toy
     _, steps = prepare(toy, "class", aggregator=PatchGcn)
-    x, offsets, grid, edges = steps._batch(ROWS, 7)
+    _, offsets, grid, edges = steps._batch(ROWS, 7)
     bag = torch.bucketize(edges, offsets[1:], right=True)
     assert torch.equal(bag[0], bag[1])
     for i, row in enumerate(ROWS):

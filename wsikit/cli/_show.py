@@ -13,6 +13,7 @@ from wsikit.extract.run import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from wsikit.cohort.split_audit import SplitAudit
     from wsikit.evaluation.result import CrossvalResult
     from wsikit.extract.checkup import SlideCheck
     from wsikit.extract.outcome import SlideOutcome
@@ -255,3 +256,34 @@ def metrics_table(console: Console, result: CrossvalResult) -> None:
             highlight=False,
         )
     console.print("intervals: over patients, conditional on the fitted models; pairs compared inside folds only")
+
+
+def audit_table(console: Console, audit: SplitAudit) -> None:
+    """A row for each fold, then every leak and remark."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("fold")
+    for name in ("tested", "others"):
+        table.add_column(name, justify="right")
+    table.add_column("tested / others")
+    if audit.site:
+        table.add_column(f"sites ({audit.site})", justify="right")
+        table.add_column("also in training", justify="right")
+    for fold in audit.folds:
+        made = ", ".join(f"{name} {tested:g} / {rest:g}" for name, tested, rest in fold.balance)
+        row = [str(fold.number + 1), str(fold.tested), str(fold.rest), made]
+        if audit.site:
+            row += [str(len(fold.sites)), f"{len(fold.shared_sites)} ({fold.from_shared} patients)"]
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for leak in audit.leaks:
+        console.print(Text(f"LEAK: {leak}", "red"), soft_wrap=True)
+    for remark in audit.remarks:
+        console.print(Text(remark), soft_wrap=True)
+    if not audit.site:
+        console.print("sites: not known; name a column of the table with --site", highlight=False)
+    if not audit.leaks:
+        looked = "patient, site or slide" if audit.site else "patient or slide"
+        console.print(f"no leak found: no {looked} is on both sides of a fold", highlight=False)

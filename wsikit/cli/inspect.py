@@ -83,6 +83,12 @@ def _row_lines(row: Row) -> list[str]:
 
 
 def _slide_lines(slide: str, facts: dict, coords: list) -> list[str]:  # type: ignore[type-arg]
+    if facts["reader"] == "arrays":
+        made = [
+            f"features    {key}: {one['card']['name']}, {one['card']['dim']}-d, {one['card']['source']}"
+            for key, one in facts["features"].items()
+        ]
+        return [f"{slide}: {facts['counts']['kept']:,} rows that were not extracted by wsikit", *made]
     width, height = facts["size_level0_px"]
     x_um, y_um = (t * m for t, m in zip(facts["tile_level0_px"], facts["mpp"], strict=True))
     counts = facts["counts"]

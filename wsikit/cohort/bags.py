@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wsikit.cohort.graph_files import kept_graph
 from wsikit.cohort.graphs import Edges, GraphSettings, build_graph
 from wsikit.cohort.table import CohortSlide
-from wsikit.errors import ConfigError
+from wsikit.errors import ConfigError, StoreError
 from wsikit.store.reader import Bag
 
 SLIDE_GAP = 64
@@ -95,7 +95,8 @@ class Bags:
         """The bag of a patient.
 
         Raises:
-            StoreError: Features of a slide are missing, unfinished or damaged.
+            StoreError: Features of a slide are missing, unfinished or damaged, or are not numbers: a model that was
+                trained on one NaN predicts NaN for everybody.
         """
         kept = self._kept.get(position)
         if kept is not None:
@@ -106,6 +107,7 @@ class Bags:
             x, coords = found[0].x, found[0].coords
         else:
             x, coords = np.concatenate([b.x for b in found]), np.concatenate([b.coords for b in found])
+        _check(x, slides)
         slide = np.repeat(np.arange(len(found), dtype=np.int32), [len(b) for b in found])
         bag = PatientBag(x, coords, _one_grid(found), slide, slides)
         self.sizes[position] = len(bag)
@@ -146,6 +148,19 @@ class Bags:
     def means(self) -> npt.NDArray[np.float32]:
         """Mean feature of each patient, (P, D) float32."""
         return np.stack([self[i].x.mean(0, dtype=np.float32) for i in range(len(self))])
+
+
+def _check(x: npt.NDArray[np.float16], slides: tuple[CohortSlide, ...]) -> None:
+    names = ", ".join(repr(s.slide_id) for s in slides)
+    if not len(x):
+        raise StoreError(f"slides {names}: no tile with features, expected one at least; leave the patient out")
+    # in bits, as quick as reading: an exponent of ones is infinite or no number
+    if (x.view(np.uint16) & 0x7FFF).max() >= 0x7C00:
+        bad = int((~np.isfinite(x)).any(1).sum())
+        raise StoreError(
+            f"slides {names}: {bad} of {len(x)} tiles have features that are infinite or no number though their status "
+            "is good; 'wsikit verify' names them; extract the slide again"
+        )
 
 
 def pack(bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None) -> BagBatch:

@@ -29,7 +29,8 @@ def load_splits(path: str | PathLike[str], cohort: Cohort, *, validation: float 
       with train / val / test: what ``save_splits`` writes, and Patho-Bench's ``k=all.tsv``;
     - one table with a column ``fold`` that has the number of the fold that tests the patient;
     - a folder, or one file, of CLAM's ``splits_<k>.csv``: columns train, val, test that list slides
-      (or patients).
+      (or patients);
+    - STAMP's ``splits.json``: train_patients and test_patients of each fold.
 
     Where a fold names no validation patients, they are drawn from its training patients, stratified by
     the outcome. Slides and patients that the cohort left out are passed over; a slide that it does not
@@ -52,6 +53,9 @@ def load_splits(path: str | PathLike[str], cohort: Cohort, *, validation: float 
     if not files or not files[0].is_file():
         raise ConfigError(f"no splits at {path}: expected a table, or a folder with splits_0.csv, splits_1.csv, ...")
     ids = _Ids(cohort)
+    if path.suffix == ".json":
+        folds = [_with_validation(f, cohort, validation, seed * 1000 + i) for i, f in enumerate(_stamp(path))]
+        return Splits(tuple(folds), {"file": path.name, "sha256": [sha256_file(path)]})
     tables = [_read(f) for f in files]
     names = list(tables[0][0])
     if any(_ROLE_OF.get(n) for n in names) and not any(n in _ID_COLUMNS for n in names):
@@ -116,6 +120,22 @@ def _clam(path: Path, rows: Sequence[Mapping[str, str]], ids: _Ids) -> Fold:
                     "patients have to be apart"
                 )
     return _fold(role_of)
+
+
+def _stamp(path: Path) -> list[Fold]:
+    try:
+        listed = [(s["train_patients"], s["test_patients"]) for s in json.loads(path.read_text("utf-8"))["splits"]]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: expected STAMP's layout, {{'splits': [{{'train_patients': [...], 'test_patients': [...]}}]}}"
+        ) from None
+    folds = []
+    for number, (train, test) in enumerate(listed):
+        both = sorted(set(train) & set(test))
+        if both:
+            raise ConfigError(f"{path}, split {number}: patient {both[0]!r} is in train and in test")
+        folds.append(Fold(tuple(sorted(train)), (), tuple(sorted(test))))
+    return folds
 
 
 def _wide(path: Path, rows: Sequence[Mapping[str, str]], ids: _Ids) -> list[Fold]:

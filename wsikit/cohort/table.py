@@ -70,6 +70,7 @@ class Cohort:
         columns: Every other column of the table, as text, of each patient (of its first slide).
         exclusions: What was left out, and why.
         rows: Rows of the table.
+        mixed: Of such a column, the patients whose slides do not all have the same value.
     """
 
     patients: tuple[str, ...]
@@ -80,6 +81,7 @@ class Cohort:
     columns: Mapping[str, tuple[str, ...]] = field(repr=False)
     exclusions: tuple[Exclusion, ...] = ()
     rows: int = 0
+    mixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -175,7 +177,8 @@ def load_cohort(
     target = endpoint.parse(cells, patients)
     other = [c for c in cells[0] if c not in (SLIDE, PATIENT, *endpoint.columns)]
     columns = {c: tuple(row[c] for row in cells) for c in other}
-    return Cohort(tuple(patients), tuple(slides), endpoint, target, key, columns, tuple(exclusions), len(rows))
+    mixed = {c: tuple(p for p in patients if len({row[c] for row in rows_of[p]}) > 1) for c in other}
+    return Cohort(tuple(patients), tuple(slides), endpoint, target, key, columns, tuple(exclusions), len(rows), mixed)
 
 
 def read_rows(path: Path, *, needed: Sequence[str]) -> list[dict[str, str]]:

@@ -9,13 +9,15 @@ from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
 from wsikit.tasks.task import Values
 
 COMPONENTS = 10
-"""Principal components of the mean features that the baseline sees, at most."""
+"""Principal components that a baseline sees, unless told otherwise."""
 
 
-def baseline_predictions(features: npt.NDArray[np.floating], target: Target, fold: npt.NDArray[np.int64]) -> Values:
+def baseline_predictions(
+    features: npt.NDArray[np.floating], target: Target, fold: npt.NDArray[np.int64], *, components: int = COMPONENTS
+) -> Values:
     """Out-of-fold predictions of a regularised linear model, in the columns of the endpoint's task.
 
-    Columns are standardised and reduced to at most ``COMPONENTS`` principal components; then comes
+    Columns are standardised and reduced to at most so many principal components; then comes
     logistic regression, Cox regression (lifelines, ridge 0.1) or ridge regression. Everything is
     fitted on the other folds' patients.
 
@@ -23,17 +25,18 @@ def baseline_predictions(features: npt.NDArray[np.floating], target: Target, fol
         features: (P, D), one row for each patient.
         target: Of the patients.
         fold: (P,) the fold that tests each.
+        components: Principal components of the mean features that the model sees, at most.
     """
     columns = len(target.classes) if isinstance(target, ClassTarget) else 1
     out = np.full((len(fold), columns), np.nan)
     for number in np.unique(fold):
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        fitted, asked = _components(features[train], features[test])
+        fitted, asked = _components(features[train], features[test], components)
         out[test] = _predict(fitted, target.take(train), asked)
     return out
 
 
-def _components(train: npt.NDArray[np.floating], test: npt.NDArray[np.floating]) -> tuple[Values, Values]:
+def _components(train: npt.NDArray[np.floating], test: npt.NDArray[np.floating], most: int) -> tuple[Values, Values]:
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
@@ -41,7 +44,7 @@ def _components(train: npt.NDArray[np.floating], test: npt.NDArray[np.floating])
         return np.zeros((len(train), 1)), np.zeros((len(test), 1))
     scaler = StandardScaler().fit(train)
     a, b = scaler.transform(train), scaler.transform(test)
-    few = min(COMPONENTS, a.shape[1], len(a) - 1)
+    few = min(most, a.shape[1], len(a) - 1)
     pca = PCA(few, svd_solver="full").fit(a)
     a, b = pca.transform(a), pca.transform(b)
     spread = a.std(0)

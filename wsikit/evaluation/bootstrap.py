@@ -83,7 +83,7 @@ def bootstrap_interval(
     if not 0 < level < 1:
         raise ConfigError(f"level must lie between 0 and 1, as 0.95 does; found {level}")
     values, failed = [], 0
-    for patients in _resamples(n_patients, draws=draws, seed=seed, strata=strata):
+    for patients in resamples(n_patients, draws=draws, seed=seed, strata=strata):
         try:
             values.append(float(statistic(patients)))
         except UndefinedMetricError:
@@ -135,8 +135,12 @@ def paired_difference_interval(
     )
 
 
-def _resamples(n_patients: int, *, draws: int, seed: int, strata: Any) -> Iterator[Patients]:
-    """Rows drawn with replacement, each in the place of one of its own stratum."""
+def resamples(n_patients: int, *, draws: int, seed: int, strata: Any) -> Iterator[Patients]:
+    """Rows of patients (P,) drawn with replacement, each in the place of one of its own stratum, ``draws`` times.
+
+    Raises:
+        ConfigError: No patient, no draw, or strata of another length.
+    """
     if n_patients < 1 or draws < 1:
         raise ConfigError(f"at least one patient and one draw are needed; found {n_patients} and {draws}")
     stratum = as_codes("strata", strata, n_patients)

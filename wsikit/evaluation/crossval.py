@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,26 @@ import numpy.typing as npt
 
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target, endpoint_from
+from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target, endpoint_from
+from wsikit.cohort.site_splits import leave_one_site_out, make_site_splits
+from wsikit.cohort.split_audit import SplitAudit, audit_splits
 from wsikit.cohort.split_files import load_splits
 from wsikit.cohort.splits import Splits, check_splits, describe, make_splits, save_splits, within
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.baselines import baseline_predictions
 from wsikit.evaluation.manifest import build_manifest, bundle_facts
-from wsikit.evaluation.members import MemberResult, fit_members, plan_members, with_threshold
-from wsikit.evaluation.result import CrossvalResult, ModelResult
+from wsikit.evaluation.members import REPEAT_SEED, MemberResult, fit_members, plan_members, with_threshold
+from wsikit.evaluation.probe import probe_predictions
+from wsikit.evaluation.result import CrossvalResult, ModelResult, Repeat, Round, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
+from wsikit.evaluation.run_files import write_run
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
+from wsikit.evaluation.subgroups import Subgroup, subgroups_of
 from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.processes import cores
 from wsikit.tasks.task import Task, Values, create_task
-from wsikit.training.settings import graph_of
 
 Say = Callable[[str], None]
 
@@ -43,7 +46,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     differently fitted models are on different scales.
 
     Written into ``experiment.out``: ``run.json``, ``splits.csv`` with its hash, ``predictions.csv``,
-    ``metrics.csv``, ``history.csv`` and ``models/``; ``wsikit.reports`` adds pictures and ``report.html``.
+    ``metrics.csv``, ``history.csv`` and ``models/``, where asked for ``subgroups.csv``, and of each repeat
+    ``splits-2.csv``, ``predictions-2.csv``, ...; ``wsikit.reports`` adds pictures and ``report.html``.
 
     Args:
         experiment: From :func:`wsikit.evaluation.settings.load_experiment`.
@@ -64,44 +68,64 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
     for reason, count in cohort.excluded.items():
         say(f"  left out: {count} x {reason}")
-    splits = _splits(experiment, cohort)
-    out = experiment.out
+    groups_wanted = subgroups_of(cohort, experiment.evaluation.subgroups)
+    dealt = [_splits(experiment, cohort, number) for number in range(experiment.splits.repeats)]
+    audit = _audited(dealt, cohort, experiment)
+    for leak in audit.leaks:
+        say(f"  LEAK: {leak}")
+    splits, out = dealt[0], experiment.out
     out.mkdir(parents=True, exist_ok=True)
-    save_splits(splits, out / "splits.csv")
-    fold = splits.test_fold(cohort.patients)
+    for old in [*out.glob("splits-*.csv"), *out.glob("splits-*.json"), *out.glob("predictions-*.csv")]:
+        old.unlink()  # of an earlier run with more repeats
+    for number, one in enumerate(dealt):
+        save_splits(one, out / (f"splits-{number + 1}.csv" if number else "splits.csv"))
+    folds = [one.test_fold(cohort.patients) for one in dealt]
+    fold = folds[0]
     bags = Bags(cohort.slides, encoder=cohort.encoder)
     sizes = np.array([len(bags[i]) for i in range(len(bags))])
-    manifest = build_manifest(experiment, cohort, splits, bags)
+    manifest = build_manifest(experiment, cohort, splits, bags) | {"audit": audit.values()}
+    if len(dealt) > 1:
+        manifest["splits hash of repeats"] = [one.hash for one in dealt]
 
-    jobs = plan_members(experiment, cohort, splits)
+    jobs = [job for number, one in enumerate(dealt) for job in plan_members(experiment, cohort, one, repeat=number)]
     create_aggregator(experiment.model.aggregator, in_dim=bags[0].x.shape[1], **experiment.model.options)
-    graph_of(experiment.model)
     # nothing is refused from here on: the models of an earlier run, with other folds, may go
     shutil.rmtree(out / "models", ignore_errors=True)
-    say(f"fitting {len(jobs)} models: {len(splits.folds)} folds x {experiment.splits.inner_folds}")
-    done: list[int] = []
+    times = f"{len(dealt)} x " if len(dealt) > 1 else ""
+    say(f"fitting {len(jobs)} models: {times}{len(splits.folds)} folds x {experiment.splits.inner_folds}")
+    left = Counter((job.repeat, job.fold) for job in jobs)
 
     def told(result: MemberResult) -> None:
-        done.append(result.job.fold)
-        if done.count(result.job.fold) == experiment.splits.inner_folds:
-            say(f"  fold {result.job.fold + 1} of {len(splits.folds)} fitted")
+        at = (result.job.repeat, result.job.fold)
+        left[at] -= 1
+        if not left[at]:
+            which = f"repeat {at[0] + 1}, " if len(dealt) > 1 else ""
+            say(f"  {which}fold {at[1] + 1} of {len(splits.folds)} fitted")
 
     facts = bundle_facts(cohort, manifest)
     count = min(workers or cores(), len(jobs))
-    members = fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
+    every = fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
     task = create_task(endpoint, cohort.target)
+    members = [m for m in every if m.job.repeat == 0]
     prediction, attention = _average(members, len(cohort), len(task.columns))
 
     say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
     threshold = _thresholds(members, cohort.target, fold, out)
-    notes = _notes(prediction, fold, cohort)
+    notes = [*audit.leaks, *_notes(prediction, fold, cohort)]
+    repeats = _repeats(every, dealt, folds, cohort, task, out, notes)
+    rounds = [one.round for one in repeats]
     groups, test = _groups(members, prediction, cohort.target, fold, experiment, notes)
     settings = experiment.evaluation
     name = f"{experiment.model.aggregator} on {experiment.encoder}"
-    model = ModelResult(
-        name, prediction, metrics_of(task, prediction, cohort.target, fold, settings, threshold=threshold)
-    )
-    baselines = _baselines(experiment, cohort, sizes, task, fold, notes)
+    metrics = metrics_of(task, prediction, cohort.target, fold, settings, threshold=threshold, repeats=rounds)
+    model = ModelResult(name, prediction, metrics)
+    tables = _simple_features(experiment, cohort, bags, sizes, notes)
+    baselines, others_again = [], []
+    for title, features, predict_ in tables:
+        again = [Round(predict_(features, cohort.target, f), f) for f in folds]
+        metrics = metrics_of(task, again[0].prediction, cohort.target, fold, settings, repeats=again[1:])
+        baselines.append(ModelResult(title, again[0].prediction, metrics))
+        others_again.append(again[1:])
     others = [(b.name, b.prediction) for b in baselines]
     result = CrossvalResult(
         experiment=experiment,
@@ -110,8 +134,10 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
         fold=fold,
         columns=task.columns,
         model=model,
-        baselines=baselines,
-        differences=differences_of(task, prediction, others, cohort.target, fold, settings),
+        baselines=tuple(baselines),
+        differences=differences_of(
+            task, prediction, others, cohort.target, fold, settings, repeats=rounds, other_repeats=others_again
+        ),
         members=tuple(m.member for m in members),
         attention=tuple(attention),
         threshold=threshold,
@@ -119,20 +145,81 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
         log_rank=test,
         notes=tuple(notes),
         manifest=manifest,
+        audit=audit,
+        subgroups=_subgroups(groups_wanted, task, (Round(prediction, fold, threshold), *rounds), cohort, experiment),
+        repeats=repeats,
     )
-    _write(result)
+    write_run(result)
     return result
 
 
-def _splits(experiment: Experiment, cohort: Cohort) -> Splits:
-    wanted = experiment.splits
-    if wanted.file is None:
-        splits = make_splits(cohort, folds=wanted.folds, seed=wanted.seed, validation=wanted.validation)
+def _splits(experiment: Experiment, cohort: Cohort, repeat: int) -> Splits:
+    wanted, seed = experiment.splits, experiment.splits.seed + REPEAT_SEED * repeat
+    if wanted.kind == "leave-one-site-out":
+        assert wanted.site is not None
+        splits = leave_one_site_out(cohort, site=wanted.site, seed=seed, validation=wanted.validation)
+    elif wanted.file is None and wanted.site is not None:
+        splits = make_site_splits(cohort, site=wanted.site, folds=wanted.folds, seed=seed, validation=wanted.validation)
+    elif wanted.file is None:
+        splits = make_splits(cohort, folds=wanted.folds, seed=seed, validation=wanted.validation)
     else:
         splits = load_splits(wanted.file, cohort, validation=wanted.validation, seed=wanted.seed)
         splits = within(splits, cohort)
     check_splits(splits, cohort)
     return splits
+
+
+def _audited(dealt: list[Splits], cohort: Cohort, experiment: Experiment) -> SplitAudit:
+    """The audit of the first splits; refused where sites were to be kept apart and any of the splits does not."""
+    site = experiment.splits.site
+    audits = [audit_splits(one, cohort, site=site) for one in dealt]
+    for audit in audits:
+        for fold in audit.folds:
+            if site is not None and fold.shared_sites:
+                raise ConfigError(
+                    f"splits, fold {fold.number}: site {fold.shared_sites[0]!r} is in test and in train, though 'site: "
+                    f"{site}' was to keep sites apart; deal the folds by site, or leave out 'site'"
+                )
+    return audits[0]
+
+
+def _repeats(
+    every: list[MemberResult],
+    dealt: list[Splits],
+    folds: list[npt.NDArray[np.int64]],
+    cohort: Cohort,
+    task: Task,
+    out: Path,
+    notes: list[str],
+) -> tuple[Repeat, ...]:
+    """What the further cross-validations say; notes of theirs are added."""
+    found = []
+    for number in range(1, len(dealt)):
+        mine = [m for m in every if m.job.repeat == number]
+        prediction, _ = _average(mine, len(cohort), len(task.columns))
+        threshold = _thresholds(mine, cohort.target, folds[number], out)
+        notes += [f"Repeat {number + 1}, {note}" for note in _collapsed(prediction, folds[number])]
+        round_ = Round(prediction, folds[number], threshold)
+        found.append(Repeat(dealt[number], round_, tuple(m.member for m in mine)))
+    return tuple(found)
+
+
+def _subgroups(
+    wanted: Sequence[Subgroup], task: Task, rounds: Sequence[Round], cohort: Cohort, experiment: Experiment
+) -> tuple[SubgroupResult, ...]:
+    found = []
+    for group in wanted:
+        rows = group.rows
+        parts = [
+            Round(r.prediction[rows], r.fold[rows], None if r.threshold is None else r.threshold[rows]) for r in rounds
+        ]
+        first = parts[0]
+        metrics = metrics_of(
+            task, first.prediction, cohort.target.take(rows), first.fold, experiment.evaluation,
+            threshold=first.threshold, repeats=parts[1:],
+        )  # fmt: skip
+        found.append(SubgroupResult(group.column, group.name, rows, metrics))
+    return tuple(found)
 
 
 def _average(
@@ -222,16 +309,14 @@ def _groups(
     return groups, test
 
 
-def _baselines(
-    experiment: Experiment,
-    cohort: Cohort,
-    sizes: npt.NDArray[np.int64],
-    task: Task,
-    fold: npt.NDArray[np.int64],
-    notes: list[str],
-) -> tuple[ModelResult, ...]:
+def _simple_features(
+    experiment: Experiment, cohort: Cohort, bags: Bags, sizes: npt.NDArray[np.int64], notes: list[str]
+) -> list[tuple[str, npt.NDArray[np.floating], Callable[..., Values]]]:
+    """Name, features (P, D) and the simple model of every baseline."""
     encoder = experiment.evaluation.baseline_encoder
-    tables: list[tuple[str, npt.NDArray[np.floating]]] = []
+    tables: list[tuple[str, npt.NDArray[np.floating], Callable[..., Values]]] = [
+        (f"linear probe on mean {experiment.encoder}", bags.means(), probe_predictions)
+    ]
     lacking = [s.slide_id for mine in cohort.slides for s in mine if not _finished(s.store, s.slide_id, encoder)]
     if lacking:
         notes.append(
@@ -239,14 +324,9 @@ def _baselines(
             f"'wsikit extract ... --encoder {encoder}' into the same store adds them."
         )
     else:
-        tables.append((f"mean of {encoder}", Bags(cohort.slides, encoder=encoder).means()))
-    tables.append(("number of tiles", np.log(sizes)[:, None]))
-    found = []
-    for name, features in tables:
-        prediction = baseline_predictions(features, cohort.target, fold)
-        metrics = metrics_of(task, prediction, cohort.target, fold, experiment.evaluation)
-        found.append(ModelResult(name, prediction, metrics))
-    return tuple(found)
+        tables.append((f"mean of {encoder}", Bags(cohort.slides, encoder=encoder).means(), baseline_predictions))
+    tables.append(("number of tiles", np.log(sizes)[:, None], baseline_predictions))
+    return tables
 
 
 def _finished(store: object, slide_id: str, encoder: str) -> bool:
@@ -257,11 +337,7 @@ def _finished(store: object, slide_id: str, encoder: str) -> bool:
 
 
 def _notes(prediction: Values, fold: npt.NDArray[np.int64], cohort: Cohort) -> list[str]:
-    notes = []
-    for number in np.unique(fold):
-        mine = prediction[fold == number]
-        if len(mine) > 2 and np.ptp(mine, axis=0).max() < 1e-6:
-            notes.append(f"Fold {number + 1}: all {len(mine)} predictions are the same; the model has collapsed there.")
+    notes = [note[:1].upper() + note[1:] for note in _collapsed(prediction, fold)]
     if isinstance(cohort.target, SurvivalTarget) and cohort.target.event.sum() < 50:
         notes.append(f"Only {int(cohort.target.event.sum())} events: intervals are wide, and so is chance.")
     if len(cohort) < 100:
@@ -269,50 +345,10 @@ def _notes(prediction: Values, fold: npt.NDArray[np.int64], cohort: Cohort) -> l
     return notes
 
 
-def _write(result: CrossvalResult) -> None:
-    """``predictions.csv``, ``metrics.csv``, ``history.csv`` and ``run.json``."""
-    out, cohort = result.out, result.cohort
-    truth = _truth_columns(cohort.target)
-    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        extra = [n for n, v in (("threshold", result.threshold), ("risk_group", result.risk_group)) if v is not None]
-        writer.writerow(["patient_id", "fold", *truth, *result.columns, *extra])
-        for i, patient in enumerate(cohort.patients):
-            more = [v[i] for v in (result.threshold, result.risk_group) if v is not None]
-            numbers = [repr(float(v)) for v in result.model.prediction[i]]
-            writer.writerow([patient, result.fold[i], *(column[i] for column in truth.values()), *numbers, *more])
-    with (out / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["model", "metric", "value", "low", "high", "level", "draws", "failed", "note"])
-        tables = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
-        for name, metrics in [*tables, (result.model.name, result.differences)]:
-            for m in metrics:
-                of = m.interval
-                ends = [of.low, of.high, of.level, of.draws, of.failed] if of else [""] * 5
-                writer.writerow([name, m.name, "" if m.value is None else m.value, *ends, m.note])
-    with (out / "history.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
-        writer.writerow(["fold", "model", "epoch", *names])
-        for one in result.members:
-            for epoch in one.history:
-                writer.writerow([one.fold, one.number, epoch.number, *(getattr(epoch, name) for name in names)])
-    test = result.log_rank
-    manifest = dict(result.manifest) | {
-        "results": {
-            "intervals": "percentile bootstrap over patients, conditional on the fitted models",
-            "pairs": "inside folds only",
-            "metrics": {m.name: m.value for m in result.model.metrics},
-            "log-rank p by permutation": None if test is None else test.p_permutation,
-        },
-    }
-    (out / "run.json").write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def _truth_columns(target: Target) -> dict[str, list[object]]:
-    if isinstance(target, ClassTarget):
-        return {"label": [target.classes[i] for i in target.label.tolist()]}
-    if isinstance(target, SurvivalTarget):
-        return {"time": target.time.tolist(), "event": target.event.astype(int).tolist()}
-    assert isinstance(target, ContinuousTarget)
-    return {"value": target.value.tolist()}
+def _collapsed(prediction: Values, fold: npt.NDArray[np.int64]) -> list[str]:
+    found = []
+    for number in np.unique(fold):
+        mine = prediction[fold == number]
+        if len(mine) > 2 and np.ptp(mine, axis=0).max() < 1e-6:
+            found.append(f"fold {number + 1}: all {len(mine)} predictions are the same; the model has collapsed there.")
+    return found

@@ -12,6 +12,7 @@ from wsikit.cohort.table import Cohort
 from wsikit.config import config_hash
 from wsikit.evaluation.settings import Experiment
 from wsikit.provenance import sha256_file, versions
+from wsikit.training.settings import graph_of
 
 DISTRIBUTIONS = ("wsikit", "torch", "numpy", "scikit-learn", "lifelines", "lightning-fabric", "zarr", "scipy")
 
@@ -23,6 +24,7 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
     patient. Two runs with equal hashes and versions on a CPU give equal numbers.
     """
     settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores"})
+    graph = graph_of(experiment.model)
     digests = {
         slide.slide_id: slide.store.digest(slide.slide_id, bags.encoder) for mine in cohort.slides for slide in mine
     }
@@ -45,6 +47,7 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
         "stores": [path.name for path in experiment.stores],
         "store digest": config_hash(digests),
         "encoder": cohort.encoder,
+        "graph": None if graph is None else graph.model_dump(mode="json"),
         "tiling": example.store.configuration,
         "splits hash": splits.hash,
         "splits": dict(splits.made),

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
+from wsikit.cohort.site_splits import inner_site_splits
 from wsikit.cohort.splits import Splits, inner_splits
 from wsikit.cohort.table import Cohort
 from wsikit.evaluation.result import Member
@@ -28,6 +29,9 @@ from wsikit.training.settings import graph_of
 
 Rows = npt.NDArray[np.int64]
 
+REPEAT_SEED = 1000
+"""Added to the seed of the splits for each further cross-validation."""
+
 
 @dataclass(frozen=True)
 class MemberJob:
@@ -39,6 +43,7 @@ class MemberJob:
         train: Positions of the patients that fit it.
         validation: Of those that watch it.
         test: Of those that it predicts.
+        repeat: Of which cross-validation, from 0.
     """
 
     fold: int
@@ -46,6 +51,7 @@ class MemberJob:
     train: Rows
     validation: Rows
     test: Rows
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,17 @@ class MemberResult:
     attention: list[npt.NDArray[np.float32] | None]
 
 
-def plan_members(experiment: Experiment, cohort: Cohort, splits: Splits) -> list[MemberJob]:
-    """Every model to fit, fold by fold."""
-    jobs = []
+def plan_members(experiment: Experiment, cohort: Cohort, splits: Splits, *, repeat: int = 0) -> list[MemberJob]:
+    """Every model to fit, fold by fold; sites stay whole inside a fold, too, where the experiment names them."""
+    wanted, jobs = experiment.splits, []
     for i, fold in enumerate(splits.folds):
-        seed = experiment.splits.seed * 1000 + i
-        parts = inner_splits(fold, cohort, parts=experiment.splits.inner_folds, seed=seed)
-        jobs += [MemberJob(i, j, train, watch, cohort.index(fold.test)) for j, (train, watch) in enumerate(parts)]
+        seed = (wanted.seed + REPEAT_SEED * repeat) * 1000 + i
+        if wanted.site is None:
+            parts = inner_splits(fold, cohort, parts=wanted.inner_folds, seed=seed)
+        else:
+            parts = inner_site_splits(fold, cohort, site=wanted.site, parts=wanted.inner_folds, seed=seed)
+        test = cohort.index(fold.test)
+        jobs += [MemberJob(i, j, train, watch, test, repeat) for j, (train, watch) in enumerate(parts)]
     return jobs
 
 
@@ -130,7 +140,9 @@ def _fit_one(
     torch.set_num_threads(1)
     try:
         bags = bags or _bags(experiment, cohort)
-        training = experiment.training.model_copy(update={"seed": experiment.training.seed * 1000 + job.number})
+        training = experiment.training.model_copy(
+            update={"seed": (experiment.training.seed + REPEAT_SEED * job.repeat) * 1000 + job.number}
+        )
         found = fit(
             bags, cohort.endpoint, cohort.target,
             train=job.train, validation=job.validation, model=experiment.model, training=training,
@@ -139,7 +151,10 @@ def _fit_one(
         rest, _ = predict(found.model, found.task, bags, np.concatenate([job.train, job.validation]))
     finally:
         torch.set_num_threads(threads)
-    path = experiment.out / "models" / f"fold-{job.fold}-{job.number}.safetensors"
+    folder = experiment.out / "models"
+    if job.repeat:  # in a folder of their own: 'wsikit predict' averages the first cross-validation's models
+        folder = folder / f"repeat-{job.repeat + 1}"
+    path = folder / f"fold-{job.fold}-{job.number}.safetensors"
     member = Member(
         job.fold,
         job.number,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.cohort.split_audit import SplitAudit
 from wsikit.cohort.splits import Splits
 from wsikit.cohort.table import Cohort
 from wsikit.evaluation.bootstrap import Interval
@@ -33,6 +34,53 @@ class Metric:
     value: float | None
     interval: Interval | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Out-of-fold predictions of one cross-validation of several, with folds of its own.
+
+    Attributes:
+        prediction: (P, K) float64.
+        fold: (P,) int64, the fold that tested each patient.
+        threshold: (P,) probability above which a patient is called positive, or None.
+    """
+
+    prediction: npt.NDArray[np.float64]
+    fold: npt.NDArray[np.int64]
+    threshold: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A further cross-validation of the same recipe.
+
+    Attributes:
+        splits: Its folds.
+        round: What its models say.
+        members: Its models.
+    """
+
+    splits: Splits
+    round: Round
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class SubgroupResult:
+    """The model among some of the patients.
+
+    Attributes:
+        column: Of the table.
+        name: "F", "age below 65".
+        rows: (n,) positions of the patients.
+        metrics: As of the model; those that cannot be had among so few say why.
+    """
+
+    column: str
+    name: str
+    rows: npt.NDArray[np.int64]
+    metrics: tuple[Metric, ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +143,10 @@ class CrossvalResult:
         log_rank: Test of the groups; None unless survival, or where there is one group only.
         notes: What a careful reader has to be told: collapsed predictions, undefined numbers.
         manifest: ``run.json``.
+        audit: What tested patients have in common with the others of their folds; None where nobody looked.
+        subgroups: The model's metrics among patients of a site, sex, age: those that were asked for.
+        repeats: Further cross-validations with other folds. Metrics are means over all; what is of one patient
+            (predictions, groups, attention, figures) is of the first.
     """
 
     experiment: Experiment
@@ -112,6 +164,9 @@ class CrossvalResult:
     log_rank: LogRank | None
     notes: tuple[str, ...]
     manifest: Mapping[str, Any]
+    audit: SplitAudit | None = None
+    subgroups: tuple[SubgroupResult, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def out(self) -> Path:

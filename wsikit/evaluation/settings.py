@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
@@ -24,7 +24,11 @@ class SplitSettings(Strict):
             to watch its training, and their predictions are averaged. With 1 there is one model, and
             ``validation`` of the patients watch it.
         validation: That share, where ``inner_folds`` is 1.
-        file: Splits to use instead: ours, CLAM's or Patho-Bench's.
+        file: Splits to use instead: ours, CLAM's, Patho-Bench's or STAMP's.
+        site: Column of the table with the hospital, or ``tcga``: all patients of a site are then in one fold, outside
+            and inside. Of a file that parts a site it is an error.
+        kind: ``stratified``, or ``leave-one-site-out``: one fold for each site.
+        repeats: So many cross-validations, each with folds dealt anew; every metric is their mean.
     """
 
     folds: Annotated[int, Field(ge=2)] = 5
@@ -32,6 +36,22 @@ class SplitSettings(Strict):
     inner_folds: Annotated[int, Field(ge=1)] = 4
     validation: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     file: Path | None = None
+    site: str | None = None
+    kind: Literal["stratified", "leave-one-site-out"] = "stratified"
+    repeats: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _fits(self) -> SplitSettings:
+        left_out = self.kind == "leave-one-site-out"
+        if left_out and self.site is None:
+            raise ValueError("kind leave-one-site-out needs the column with the site: 'site: COLUMN', or 'site: tcga'")
+        if left_out and self.file is not None:
+            raise ValueError("kind leave-one-site-out makes its own folds; leave out 'file'")
+        if self.repeats > 1 and (left_out or self.file is not None):
+            raise ValueError(
+                "repeats deal the folds anew, which leave-one-site-out and a file do not allow; leave it out"
+            )
+        return self
 
 
 class EvaluationSettings(Strict):
@@ -41,6 +61,8 @@ class EvaluationSettings(Strict):
         bootstrap: Resamples of patients for every interval.
         permutations: Relabelled cohorts for the log-rank test.
         baseline_encoder: Features whose plain mean, in a regularised linear model, is the baseline.
+        subgroups: Columns of the table in whose groups everything is measured again: ``site``, ``sex``; numbers are
+            cut, ``age:65`` (below 65, and 65 or more).
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
         faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
@@ -48,6 +70,7 @@ class EvaluationSettings(Strict):
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     permutations: Annotated[int, Field(ge=100)] = 2000
     baseline_encoder: str = "colour"
+    subgroups: tuple[str, ...] = ()
     heatmaps: Annotated[int, Field(ge=0)] = 3
     faithfulness: Annotated[int, Field(ge=0)] = 19
 

@@ -6,7 +6,40 @@ import NumPy only when they are called.
 """
 
 from wsikit.metrics.auc import macro_auc, roc_auc
+from wsikit.metrics.average_precision import average_precision
+from wsikit.metrics.calibration import (
+    CalibrationCurve,
+    brier_score,
+    calibration_curve,
+    calibration_error_by_chance,
+    calibration_intercept,
+    calibration_slope,
+    expected_calibration_error,
+)
+from wsikit.metrics.cohen_kappa import cohen_kappa
+from wsikit.metrics.delong import DeLong, delong_test
+from wsikit.metrics.f1 import f1_score, macro_f1
 from wsikit.metrics.harrell_c import harrell_c
+from wsikit.metrics.net_benefit import net_benefit
 from wsikit.metrics.undefined import UndefinedMetricError
 
-__all__ = ["UndefinedMetricError", "harrell_c", "macro_auc", "roc_auc"]
+__all__ = [
+    "CalibrationCurve",
+    "DeLong",
+    "UndefinedMetricError",
+    "average_precision",
+    "brier_score",
+    "calibration_curve",
+    "calibration_error_by_chance",
+    "calibration_intercept",
+    "calibration_slope",
+    "cohen_kappa",
+    "delong_test",
+    "expected_calibration_error",
+    "f1_score",
+    "harrell_c",
+    "macro_auc",
+    "macro_f1",
+    "net_benefit",
+    "roc_auc",
+]

@@ -12,8 +12,16 @@ from wsikit.evaluation.result import CrossvalResult
 from wsikit.reports.cases import case_groups
 from wsikit.reports.evidence import Evidence, evidence_of
 from wsikit.reports.heatmap import draw_heatmap, encoded, split_attention
-from wsikit.reports.pictures import data_uri, main_figure, training_figure
-from wsikit.reports.tables import flat, fold_rows, key_numbers, left_out, metric_table, splits_made
+from wsikit.reports.pictures import calibration_figure, data_uri, decision_figure, main_figure, training_figure
+from wsikit.reports.tables import (
+    flat,
+    fold_rows,
+    key_numbers,
+    left_out,
+    metric_table,
+    splits_made,
+    subgroup_table,
+)
 from wsikit.reports.tile_gallery import draw_top_tiles
 from wsikit.reports.words import cautions, counted, headline
 from wsikit.store.objects import write_atomic
@@ -73,6 +81,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
     say("report: figures")
     cohort, figures, heatmaps = result.cohort, result.out / "figures", result.out / "heatmaps"
     main, training = main_figure(result, figures), training_figure(result, figures)
+    more = [shown for shown in (calibration_figure(result, figures), decision_figure(result, figures)) if shown]
     for old in [*heatmaps.glob("*.png"), *heatmaps.glob("*.geojson")]:  # of an earlier run that chose other slides
         old.unlink()
     bags = Bags(cohort.slides, encoder=cohort.encoder)
@@ -110,6 +119,10 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
         key_numbers=key_numbers(result),
         cautions=cautions(result),
         main=main,
+        more_figures=more,
+        subgroups=subgroup_table(result),
+        audit=result.audit,
+        repeats=len(result.repeats),
         metrics=metric_table(result),
         flow=(counted(cohort.rows, "row"), counted(cohort.n_slides, "slide"), counted(len(cohort), "patient")),
         left_out=left_out(result),
@@ -128,7 +141,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
 
 
 def template(name: str) -> Template:
-    """A template in which everything is escaped: ids and column names are others' text."""
+    """A template of this package in which everything is escaped: ids and column names are others' text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("wsikit.reports", "templates")

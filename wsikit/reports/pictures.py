@@ -12,12 +12,13 @@ import numpy as np
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
 from wsikit.evaluation.result import CrossvalResult, Metric
+from wsikit.figures.calibration import CalibrationPoints, draw_calibration
+from wsikit.figures.decision_curve import DecisionCurve, draw_decision_curve
 from wsikit.figures.kaplan_meier import COLOURS, KaplanMeierGroup, draw_kaplan_meier
 from wsikit.figures.roc import RocCurve, draw_roc
 from wsikit.figures.scatter import draw_scatter
 from wsikit.figures.training_curves import TrainingCurve, draw_training_curves
-from wsikit.metrics.auc import roc_auc
-from wsikit.metrics.undefined import UndefinedMetricError
+from wsikit.metrics import UndefinedMetricError, calibration_curve, net_benefit, roc_auc
 from wsikit.reports.cases import group_name
 from wsikit.reports.words import interval_text, value_text
 from wsikit.store.objects import write_atomic
@@ -68,6 +69,49 @@ def main_figure(result: CrossvalResult, folder: Path) -> Shown | None:
     figure = draw_scatter(target.value, result.model.prediction[:, 0], name=str(title))
     caption = "Each point is a patient, predicted by models that have not seen them; on the dashed line both are equal."
     return _shown(figure, folder / "scatter.png", "Predicted against true values", caption)
+
+
+def calibration_figure(result: CrossvalResult, folder: Path) -> Shown | None:
+    """Calibration of the model's probabilities, written as ``calibration.png``; None unless there are classes."""
+    target = result.cohort.target
+    if not isinstance(target, ClassTarget):
+        return None
+    two = len(target.classes) == 2
+    wanted = ("calibration slope", "calibration intercept")
+    numbers = [m for m in result.model.metrics if m.name in wanted]
+    label = ", ".join(f"{m.name.removeprefix('calibration ')} {value_text(m)}" for m in numbers)
+    found = []
+    for number, name in enumerate(target.classes):
+        if two and number == 0:
+            continue  # the mirror image of the other
+        bins = calibration_curve(np.clip(result.model.prediction[:, number], 0, 1), target.label == number)
+        title = result.model.name if two else f"class {name} against the others"
+        found.append(CalibrationPoints(title, bins.predicted, bins.observed, bins.patients, label))
+    caption = (
+        "Each point is about a tenth of the patients, out of fold: their mean probability, and how many of them were "
+        "positive (with 95 % Wilson intervals). On the dashed line probabilities mean what they say."
+    )
+    figure = draw_calibration(found[: len(COLOURS)])
+    return _shown(figure, folder / "calibration.png", "Calibration curve", caption)
+
+
+def decision_figure(result: CrossvalResult, folder: Path) -> Shown | None:
+    """Net benefit of model and baselines, written as ``decision.png``; None unless there are two classes."""
+    target = result.cohort.target
+    if not isinstance(target, ClassTarget) or len(target.classes) != 2:
+        return None
+    cuts, positive = np.linspace(0.01, 0.9, 90), target.label == 1
+    curves = [
+        DecisionCurve(m.name, net_benefit(np.clip(m.prediction[:, 1], 0, 1), positive, thresholds=cuts))
+        for m in (result.model, *result.baselines)
+    ]
+    everybody = net_benefit(np.ones(len(positive)), positive, thresholds=cuts)
+    caption = (
+        "What acting on a model gains, in true positives per patient, for those who would act from this probability "
+        "on. A model is of use where it is above both 'treat all' and 0."
+    )
+    figure = draw_decision_curve(cuts, curves[: len(COLOURS)], everybody)
+    return _shown(figure, folder / "decision.png", "Decision curve", caption)
 
 
 def training_figure(result: CrossvalResult, folder: Path) -> Shown | None:

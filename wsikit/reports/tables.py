@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,21 @@ class MetricTable:
 
 
 @dataclass(frozen=True)
+class SubgroupTable:
+    """The model's metrics among some of the patients.
+
+    Attributes:
+        names: Of the metrics.
+        rows: Of each subgroup its column, name, patients, make-up, and a cell for each metric.
+        notes: Mark and text of each note.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, str, str, str, tuple[MetricCell, ...]], ...]
+    notes: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """Slides or patients that one reason left out.
 
@@ -121,8 +136,10 @@ def key_numbers(result: CrossvalResult) -> list[KeyNumber]:
     found.append(
         KeyNumber(f"{cohort.n_slides:,}", "slides", f"{many:,} left out, see below" if many else "none left out")
     )
-    folds = counted(len(result.splits.folds), "fold")
-    found.append(KeyNumber(f"{len(result.members)}", "models", f"{folds}, each patient tested once"))
+    folds, times = counted(len(result.splits.folds), "fold"), 1 + len(result.repeats)
+    tested = "each patient tested once" if times == 1 else f"dealt {times} times, each patient tested in each"
+    models = len(result.members) + sum(len(one.members) for one in result.repeats)
+    found.append(KeyNumber(f"{models}", "models", f"{folds}, {tested}"))
     return found
 
 
@@ -145,6 +162,22 @@ def metric_table(result: CrossvalResult) -> MetricTable:
         level=level_text(intervals[0]) if intervals else "",
         draws=intervals[0].draws if intervals else 0,
     )
+
+
+def subgroup_table(result: CrossvalResult) -> SubgroupTable | None:
+    """Every subgroup with every metric of the model; None where none was asked for."""
+    if not result.subgroups:
+        return None
+    notes: dict[str, str] = {}
+    names = [m.name for m in result.model.metrics]
+    rows = []
+    for group in result.subgroups:
+        # how a metric is measured is said below the first table; here only why one cannot be had
+        found = {m.name: m if m.value is None else replace(m, note="") for m in group.metrics}
+        target = result.cohort.target.take(group.rows)
+        cells = tuple(_cell(found.get(name), notes) for name in names)
+        rows.append((group.column, group.name, counted(len(group.rows), "patient"), makeup(target), cells))
+    return SubgroupTable(tuple(names), tuple(rows), tuple((mark, text) for text, mark in notes.items()))
 
 
 def _cell(metric: Metric | None, notes: dict[str, str], *, signed: bool = False) -> MetricCell:

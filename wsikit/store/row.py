@@ -11,6 +11,9 @@ from wsikit.errors import ConfigError, StoreError
 from wsikit.store import format as fmt
 from wsikit.store.reader import FeatureStore
 
+UNKNOWN = (float("nan"), float("nan"))
+"""Resolution of what came without one, as features that were not extracted by wsikit."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -63,7 +66,7 @@ def describe_row(store: FeatureStore, slide_id: str, row: int) -> Row:
     facts, coords = store.slide(slide_id), store.coords(slide_id)
     if not 0 <= row < len(coords):
         raise ConfigError(f"slide {slide_id!r}: no row {row}; it has rows 0 to {len(coords) - 1}")
-    (x, y), (mpp_x, mpp_y), (width, height) = coords[row].tolist(), facts["mpp"], facts["tile_level0_px"]
+    (x, y), (mpp_x, mpp_y), (width, height) = coords[row].tolist(), facts["mpp"] or UNKNOWN, facts["tile_level0_px"]
     status: dict[str, str] = {}
     norm: dict[str, float] = {}
     for key in store.keys(slide_id):
@@ -81,6 +84,6 @@ def describe_row(store: FeatureStore, slide_id: str, row: int) -> Row:
     return Row(
         slide_id, row, (x, y), (width, height), (x * mpp_x, y * mpp_y), (width * mpp_x, height * mpp_y),
         facts["level"], (facts["read_px"][0], facts["read_px"][1]), facts["tile_px"],
-        (facts["achieved_mpp"][0], facts["achieved_mpp"][1]), facts["resampler"],
+        tuple(facts["achieved_mpp"] or UNKNOWN), facts["resampler"],
         quality, status, norm,
     )  # fmt: skip

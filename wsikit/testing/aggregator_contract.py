@@ -1,14 +1,15 @@
 """What every aggregator promises, as checks that a third party can run on its own.
 
 ``check_aggregator(create)`` runs all clauses; :data:`CLAUSES` has them by name, for a parametrised test.
-``create`` is called without arguments, builds a model on the CPU, and draws its weights from torch's own
-generator, which the checks seed and give back as it was.
+``create`` is called without arguments, or with ``classes=`` alone if it takes that; it builds a model on the CPU, and
+draws its weights from torch's own generator, which the checks seed and give back as it was.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import io
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wsikit.aggregators.base import Aggregator, AggregatorOutput
 from wsikit.layers.packed import bag_sizes, offsets_of, pack, pad, unpack
 
-Create = Callable[[], Aggregator]
+Create = Callable[..., Aggregator]
 Clause = Callable[[Create], None]
 
 TOLERANCE = 1e-5
@@ -34,6 +35,10 @@ SIZES = (9, 1, 14, 5)
 MANY_INSTANCES = 5_000
 MEMORY_MIB = 1024
 """What forward and backward of one bag of ``MANY_INSTANCES`` may hold at once, beside the model and its input."""
+
+WHOLE_SLIDE_INSTANCES = 50_000
+WHOLE_SLIDE_MIB = 8192
+"""The same for a bag as long as a large slide; see :func:`check_whole_slide`."""
 
 CLAUSES: dict[str, Clause] = {}
 """Every clause by name: a function that takes ``create`` and raises AssertionError where the clause is broken."""
@@ -305,6 +310,33 @@ def half_precision_is_finite(create: Create) -> None:
 
 
 @_clause
+def any_number_of_outputs(create: Create) -> None:
+    """Where ``create`` takes ``classes``: with 1 (a risk, a number) and with 3 the outputs have that width.
+
+    With 1 there is no class, training never calls ``training_loss``, and what the task sees has to teach
+    every parameter alone: ``bag_logits`` where the model has them, the embedding where not.
+    """
+    if "classes" not in inspect.signature(create).parameters:
+        return
+    for classes in (1, 3):
+        model = create(classes=classes).train()
+        assert model.classes in (None, classes), f"{model.classes} embeddings for {classes} outputs"
+        for seed in range(3):
+            output = _run(model, make_bags(model, seed=seed))
+            for part, value in _parts(output).items():
+                assert value.isfinite().all(), f"{part} is not finite with {classes} outputs"
+            seen = output.embedding if output.bag_logits is None else output.bag_logits
+            width = seen.shape[1] if output.bag_logits is not None or model.classes else classes
+            assert width == classes, f"{width} bag logits for {classes} outputs"
+            weights = torch.randn(seen.shape, generator=torch.Generator().manual_seed(seed))
+            _backward((seen.float() * weights).sum() if classes == 1 else _objective(model, output))
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                reached = parameter.grad is not None and bool(parameter.grad.any())
+                assert reached, f"with {classes} outputs nothing teaches parameter {name!r}"
+
+
+@_clause
 def memory_is_bounded(create: Create) -> None:
     """5,000 instances take at most ``MEMORY_MIB``, and twice the instances at most 2.5 times the memory."""
     half, whole = (_peak_mib(create().train(), instances) for instances in (MANY_INSTANCES // 2, MANY_INSTANCES))
@@ -313,6 +345,27 @@ def memory_is_bounded(create: Create) -> None:
         f"memory grows faster than the bag: {half:.0f} MiB for {MANY_INSTANCES // 2} instances, "
         f"{whole:.0f} for {MANY_INSTANCES}"
     )
+
+
+def check_whole_slide(
+    create: Create, *, instances: int = WHOLE_SLIDE_INSTANCES, limit_mib: float = WHOLE_SLIDE_MIB
+) -> None:
+    """Check that forward and backward of a bag as long as a large slide stay within a memory.
+
+    Not a clause: it takes seconds, and as much memory as it allows.
+
+    Args:
+        create: As :func:`check_aggregator`; small widths are quick.
+        instances: N of the bag.
+        limit_mib: What may be held at once, beside the model and its input.
+
+    Raises:
+        AssertionError: More was held.
+    """
+    with torch.random.fork_rng(devices=[]):
+        _seed(0)
+        held = _peak_mib(create().train(), instances)
+    assert held <= limit_mib, f"{instances} instances take {held:.0f} MiB, more than {limit_mib:.0f}"
 
 
 class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]

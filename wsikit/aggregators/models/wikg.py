@@ -40,7 +40,7 @@ class WiKG(Aggregator):
     5. ``e_i = leaky_relu(W_1 (h_i + n_i)) + leaky_relu(W_2 (h_i * n_i))``, dropout, attention pooling, layer norm.
 
     The dense equations, without their memory: matches are looked through in blocks that keep the k best, and
-    steps 3 and 4 are worked out again in the backward pass. Time still grows with the square of the tiles.
+    steps 3 to 5 are worked out again in the backward pass. Time still grows with the square of the tiles.
 
     As in the authors' code: all but step 4, where it multiplies the sum of the tail with the sum of the tanh; here
     they meet in an inner product, that of the attention which the paper takes up (KGAT, arXiv:1905.07854,
@@ -76,37 +76,41 @@ class WiKG(Aggregator):
 
     def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
         """Bag by bag to the neighbours, then attention pooling; see :class:`Aggregator`."""
-        heads, heard = [], []
+        found = []
         for bag in torch.split(x, bag_sizes(offsets)):
             h = leaky_relu(self.project(bag))
             h = (h + h.mean(dim=0, keepdim=True)) / 2  # (N, E)
-            head, tail = self.head(h), self.tail(h)
-            heads.append(head)
-            heard.append(self._listen(head, tail))
-        head, neighbour = torch.cat(heads), torch.cat(heard)  # (sum N, E)
-        tiles = self.dropout(leaky_relu(self.sum(head + neighbour)) + leaky_relu(self.product(head * neighbour)))
+            found += self._listen(self.head(h), self.tail(h))
+        tiles = self.dropout(torch.cat(found))  # (sum N, E)
         attention = segment_softmax(self.scores(tiles)[:, 0], offsets)  # (sum N,)
         return AggregatorOutput(self.norm(segment_weighted_sum(tiles, attention, offsets)), attention)
 
-    def _listen(self, head: Tensor, tail: Tensor) -> Tensor:
-        """Steps 2 to 4 of one bag: heads and tails (N, E) -> what each tile hears (N, E)."""
+    def _listen(self, head: Tensor, tail: Tensor) -> list[Tensor]:
+        """Steps 2 to 5 of one bag: heads and tails (N, E) -> its tiles, in blocks of (n, E)."""
         best = best_tails(head, tail, self.k)  # (N, k)
         step = max(1, VALUES // (best.shape[1] * head.shape[1]))
-        blocks = [
-            checkpoint(_hear, mine, tail, index, use_reentrant=False, preserve_rng_state=False)
-            for mine, index in zip(torch.split(head, step), torch.split(best, step), strict=True)
+        blocks = zip(torch.split(head, step), torch.split(best, step), strict=True)
+        return [
+            checkpoint(self._mix, mine, tail, index, use_reentrant=False, preserve_rng_state=False)
+            for mine, index in blocks
         ]
-        return torch.cat(blocks)
+
+    def _mix(self, head: Tensor, tail: Tensor, index: Tensor) -> Tensor:
+        """Step 5 for some heads (n, E), given all tails (N, E) and who hears whom (n, k)."""
+        heard = _hear(head, tail, index)
+        tiles: Tensor = leaky_relu(self.sum(head + heard)) + leaky_relu(self.product(head * heard))
+        return tiles
 
 
 @torch.no_grad()
 def best_tails(head: Tensor, tail: Tensor, k: int) -> Tensor:
     """For each head (N, E) the k tails (N, E) with the largest inner product, best first: (N, min(k, N)) int64."""
     found = []
+    rows = min(1024, max(1, SCORES // len(tail)))
     with torch.autocast(head.device.type, enabled=False):
         wide = torch.promote_types(head.dtype, torch.float32)
         columns = tail.to(wide).T
-        for block in torch.split(head.to(wide), max(1, SCORES // len(tail))):
+        for block in torch.split(head.to(wide), rows):
             found.append((block @ columns).topk(min(k, len(tail)), dim=1).indices)
     return torch.cat(found)
 

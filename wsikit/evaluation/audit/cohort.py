@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
+from wsikit.cohort.sites import TCGA
 from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.audit.check import AuditSettings, Check
@@ -35,7 +36,7 @@ def audit_cohort(
 
     Args:
         cohort: From :func:`wsikit.cohort.table.load_cohort`.
-        site: Column of the table with the hospital or scanner.
+        site: Column of the table with the hospital or scanner, or ``tcga`` for the site in TCGA barcodes.
         outcome: Whether the cohort's endpoint is an outcome; False where it only stands in for one, and the
             questions about labels are left out.
         fold: (P,) the fold that tests each patient, of a run; default: five stratified folds.
@@ -50,7 +51,7 @@ def audit_cohort(
         >>> checks = audit_cohort(cohort, site="hospital")       # doctest: +SKIP
     """
     asked = settings or AuditSettings()
-    if site is not None and site not in cohort.columns:
+    if site is not None and site not in (*cohort.columns, TCGA):
         raise ConfigError(
             f"audit: no column {site!r}{nearest(site, cohort.columns)} for the site "
             f"(the table has: {', '.join(cohort.columns) or 'no other columns'})"

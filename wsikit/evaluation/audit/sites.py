@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget
+from wsikit.cohort.sites import sites_of
 from wsikit.cohort.table import Cohort
 from wsikit.evaluation.audit.check import ALPHA, AMBER, GREEN, RED, AuditSettings, Check, Number
 from wsikit.evaluation.combat import fit_combat
@@ -25,11 +26,11 @@ def groupings(cohort: Cohort, site: str | None) -> list[tuple[str, tuple[str, ..
 
     Args:
         cohort: Patients.
-        site: Column of the table, or None.
+        site: Column of the table, ``tcga``, or None.
     """
     found: list[tuple[str, tuple[str, ...]]] = []
     if site is not None:
-        found.append((site, cohort.columns[site]))
+        found.append((site, cohort.columns[site] if site in cohort.columns else sites_of(cohort, site)))
     first = [slides[0].store.slide(slides[0].slide_id) for slides in cohort.slides]
     for name in STORE_FACTS:
         values = tuple(_fact(facts.get(name)) for facts in first)
