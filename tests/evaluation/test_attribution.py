@@ -23,10 +23,10 @@ def bag_of(model: SlideModel, tiles: int, *, seed: int = 0) -> BagBatch:
     return BagBatch(made.x.numpy().astype(np.float16), made.offsets.numpy(), made.grid.numpy(), edges)
 
 
-def model_of(name: str, outputs: int = 2, *, dim: int = DIM) -> SlideModel:
+def model_of(name: str, outputs: int = 2, *, dim: int = DIM, **options: object) -> SlideModel:
     """A model with a head that is not zero."""
     torch.manual_seed(0)
-    model = SlideModel(create_aggregator(name, in_dim=dim, classes=outputs, seed=1), outputs)
+    model = SlideModel(create_aggregator(name, in_dim=dim, classes=outputs, seed=1, **options), outputs)
     model.mean += 0.1
     torch.nn.init.normal_(model.head.weight, std=0.5)
     return model.eval()
@@ -61,7 +61,7 @@ def test_linear_model_is_attributed_exactly():
 @pytest.mark.parametrize("name", list_aggregators())
 def test_integrated_gradients_are_complete(name):
     """Of the outputs themselves, not of the numbers that the result has of them."""
-    model = model_of(name, dim=24)
+    model = model_of(name, dim=24, **({"end_to_end": True} if name == "dtfd" else {}))
     bag = bag_of(model, 12)
     found = integrated_gradients(model, bag, column=1, max_steps=256)
     rest = [torch.as_tensor(part) for part in (bag.offsets, bag.grid, *([] if bag.edges is None else [bag.edges]))]
@@ -113,6 +113,12 @@ def test_attention_is_the_models_own_and_the_mode_is_kept():
     assert several is not None
     assert several.shape == (9,)
     assert several.sum() == pytest.approx(1)
+
+
+def test_a_model_that_cuts_the_gradient_is_refused():
+    model = model_of("dtfd")
+    with pytest.raises(ConfigError, match="aggregator 'dtfd' passes no gradient from its output to the tiles"):
+        gradient_times_input(model, bag_of(model, 12), column=0)
 
 
 def test_what_cannot_be_explained_is_refused():

@@ -133,7 +133,7 @@ def test_a_site_that_shows_is_amber_and_red_where_the_outcome_follows_it(planted
     [
         ("duplicate", "duplicates", "red", "1 slide files belong to more than one patient: s003 = s008."),
         ("saved twice", "duplicates", "amber", "1 pairs of patients have the same mean features: P003 and P009."),
-        ("colour", "colour only", "amber", "a linear probe of the features"),
+        ("colour", "colour only", "amber", "a linear model of the features"),
         ("no signal", "label permutation", "amber", "on the true one 0."),
     ],
 )
@@ -147,11 +147,19 @@ def test_each_fault_is_found_and_no_other(fault, check, verdict, words, planted_
     assert {name for name, found in checks.items() if found.verdict != "green"} == {check}
 
 
+def test_features_that_a_question_needs_and_the_store_lacks_are_said(planted_with):
+    asked = audited(str(planted_with() / "features.zarr"), planted_with() / "cohort.csv", label="label", encoder="toy")
+    settings = AuditSettings(permutations=20, label_permutations=20, bootstrap=100, colour="texture")
+    found = {check.name: check for check in audit_cohort(asked.cohort, settings=settings)}["texture only"]
+    assert found.verdict == "amber"
+    assert "--encoder texture" in found.advice
+
+
 def test_colour_that_does_as_well_as_the_features_is_red(planted_with):
     found = audit(planted_with("colour", "no signal"))["colour only"]
     assert found.verdict == "red"
     assert found.number is not None
-    assert found.number.value > 0.9 > found.number.others["linear probe of the features"]
+    assert found.number.value > 0.9 > found.number.others["linear model of the features"]
 
 
 def test_an_encoder_that_saw_the_collection_is_red(tmp_path):
@@ -166,7 +174,7 @@ def test_an_encoder_that_saw_the_collection_is_red(tmp_path):
 
 
 def test_a_leak_is_found_by_shuffled_labels(planted_with, monkeypatch):
-    """The probe is fitted on the tested patients too: the mistake that the question is there for."""
+    """The model is fitted on the tested patients too: the mistake that the question is there for."""
 
     def leaky(features, target, fold):
         everybody = np.concatenate([features, features])

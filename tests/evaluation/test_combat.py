@@ -70,14 +70,15 @@ def test_fitted_on_some_it_corrects_others():
     after = separability(fitted.apply(x[test], site[test]), site[test], permutations=50, draws=100)
     assert before.value > 0.95
     assert before.p == pytest.approx(1 / 51)
-    assert after.value < 0.45
-    assert after.p > 0.05
+    assert after.value - 1 / 3 < 0.2 * (before.value - 1 / 3), "what is left is what 400 patients of a site do not tell"
 
 
 def test_features_that_never_change_stay_and_unknown_sites_are_refused():
     x, site = sites()
     x[:, 2] = 7.0
+    x[site == 1, 3] = 4.0  # all patients of one site agree
     fitted = fit_combat(x, site)
+    assert np.isfinite(fitted.apply(x, site)).all()
     np.testing.assert_array_equal(fitted.apply(x, site)[:, 2], 7.0)
     with pytest.raises(ConfigError, match="site number 3; the correction was fitted on 3 sites"):
         fitted.apply(x[:1], np.array([3]))

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from wsikit.errors import ConfigError
-from wsikit.evaluation.spike import SpikedStore, spike
+from wsikit.evaluation.bootstrap import Interval
+from wsikit.evaluation.result import Metric
+from wsikit.evaluation.spike import Spiked, SpikedStore, SpikeResult, _direction, spike
 from wsikit.reports.spike import write_spike
 from wsikit.store.reader import open_store
 
@@ -54,8 +56,9 @@ def test_a_large_effect_is_found_and_none_is_not(planted, experiment, tmp_path):
     assert control.metric.interval is not None
     assert control.metric.interval.low < 0.5
     assert len(said) == 2
+    assert large.actual == pytest.approx(0.5, abs=0.03)
     first, last = result.sentences()
-    assert first.startswith("An effect of 8 spreads in 50 % of the tiles would have been found (AUC ")
+    assert first.startswith("An effect of 8 spreads in 49 % of the tiles would have been found (AUC ")
     assert last.startswith("Without any effect: AUC ")
     assert last.endswith("as it should be.")
     assert not list((tmp_path / "run" / "spike").rglob("*.safetensors")), "the models are not kept"
@@ -66,9 +69,15 @@ def test_a_large_effect_is_found_and_none_is_not(planted, experiment, tmp_path):
     assert "2 folds, 1 model each, 2 times with other labels" in html
 
 
-def test_strength_is_in_spreads_of_the_tiles(planted):
-    from wsikit.evaluation.spike import _direction
+def test_a_share_below_one_tile_is_said_as_it_came_to():
+    """1 % of a slide of 10 tiles is one tile, which is 10 %: nobody may read that 1 % would have been found."""
+    metric = Metric("AUC", 0.9, Interval(0.8, 0.95, 0.95, 100, 0))
+    none = Spiked(0.0, 0.0, 0.0, Metric("AUC", 0.5, Interval(0.4, 0.6, 0.95, 100, 0)))
+    result = SpikeResult((none, Spiked(0.01, 0.1, 1.0, metric)), 3.0, 1.0, 40, 3, 1, 1, "abmil on toy")
+    assert result.sentences()[0].startswith("An effect of 3 spreads in 10 % of the tiles would have been found")
 
+
+def test_strength_is_in_spreads_of_the_tiles(planted):
     rng = np.random.default_rng(0)
     sample = (rng.normal(size=(20_000, 3)) * [1, 5, 20] + 7).astype(np.float32)
     for seed in range(4):

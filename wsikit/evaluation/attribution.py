@@ -113,7 +113,8 @@ def gradient_times_input(
         (N,) float64.
 
     Raises:
-        ConfigError: Other than one bag, no such output, or a baseline of another width.
+        ConfigError: Other than one bag, no such output, a baseline of another width, or a model that cuts the gradient
+            between its output and the tiles (DTFD's tiers, unless ``end_to_end``).
 
     Reference:
         Shrikumar et al. 2016, Not Just a Black Box, arXiv:1605.01713 (there with b = 0).
@@ -151,7 +152,7 @@ def integrated_gradients(
             complete, and ``gap`` says by how much.
 
     Raises:
-        ConfigError: Other than one bag, no such output, a baseline of another width, or fewer steps than 16.
+        ConfigError: As :func:`gradient_times_input`; or fewer steps than 16.
 
     Reference:
         Sundararajan, Taly, Yan 2017, Axiomatic Attribution for Deep Networks, arXiv:1703.01365, eq. 1 and
@@ -185,7 +186,13 @@ def _gradient(model: SlideModel, bag: BagBatch, b: Tensor, away: Tensor, column:
         at = (
             (b + torch.as_tensor(points, dtype=away.dtype)[:, None, None] * away).flatten(0, 1).requires_grad_()
         )  # (T, N, D) -> (T N, D)
-        (slope,) = torch.autograd.grad(margin(_run(model, at, _repeated(bag, many)).outputs, column).sum(), at)
+        output = margin(_run(model, at, _repeated(bag, many)).outputs, column).sum()
+        slope = torch.autograd.grad(output, at, allow_unused=True)[0] if output.requires_grad else None
+    if slope is None:
+        raise ConfigError(
+            f"aggregator {model.aggregator.card.name!r} passes no gradient from its output to the tiles, so it has no "
+            "gradient attributions; ask for its attention, and put that to the test"
+        )
     parts = (away * slope.reshape(many, n, -1)).sum(2, dtype=torch.float64)  # (T, N)
     return np.asarray(parts.sum(0).cpu().numpy(), np.float64)
 

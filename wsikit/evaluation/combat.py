@@ -104,7 +104,7 @@ def _posterior(z: Numbers, gamma: Numbers, delta: Numbers, n: int) -> tuple[Numb
     for _ in range(MOST_ROUNDS):
         moved = (n * width * gamma + variance * middle) / (n * width + variance)
         again = (rate + 0.5 * ((z - moved) ** 2).sum(0)) / (n / 2 + size - 1)
-        change = max(float(np.abs(moved - found).max()), float(np.abs(again / variance - 1).max()))
+        change = max(float(np.abs(moved - found).max()), float(np.abs(1 - variance / again).max()))  # again > 0
         found, variance = moved, again
         if change < TOLERANCE:
             break

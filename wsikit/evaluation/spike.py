@@ -77,12 +77,14 @@ class Spiked:
     """What one share came to.
 
     Attributes:
-        share: Of the tiles of half of the patients; 0 is the control.
+        share: Of the tiles of half of the patients, as asked; 0 is the control.
+        actual: The same as it came to: a slide with few tiles has at least one changed.
         tiles: Changed in a slide, in the middle.
         metric: AUC, pooled over pairs of one fold (and one seed), with its interval over patients.
     """
 
     share: float
+    actual: float
     tiles: float
     metric: Metric
 
@@ -121,9 +123,8 @@ class SpikeResult:
         lines = []
         for one in self.spikes[1:]:
             verb = "would have been found" if one.found else "would not have been told from chance"
-            lines.append(
-                f"An effect of {self.strength:g} spreads in {100 * one.share:g} % of the tiles {verb} ({_number(one)})."
-            )
+            size = f"{self.strength:g} spreads in {100 * one.actual:.2g} % of the tiles"
+            lines.append(f"An effect of {size} {verb} ({_number(one)}).")
         control = self.spikes[0]
         what = "which is a false alarm: look for a leak" if control.found else "as it should be"
         return [*lines, f"Without any effect: {_number(control)}, {what}."]
@@ -187,7 +188,8 @@ def spike(
         rng = np.random.default_rng([experiment.splits.seed, number, 5])
         label = rng.permutation(np.arange(len(cohort)) % 2)
         planned.append((label.astype(np.int64), _direction(sample, strength, rng)))
-    spikes = []
+    sizes = np.concatenate([np.bincount(bags[i].slide) for i in range(len(bags))])  # tiles of each slide
+    spikes: list[Spiked] = []
     for share in (0.0, *sorted(shares)):
         parts = []
         for number, (label, vector) in enumerate(planned):
@@ -202,10 +204,9 @@ def spike(
         fold = fold + folds * np.repeat(np.arange(seeds), len(cohort))
         task = create_task(LABEL, target)
         metric = metrics_of(task, prediction, target, fold, experiment.evaluation)[0]
-        sizes = [len(bags[i]) / len(mine) for i, mine in enumerate(cohort.slides)]
-        changed = float(np.median([max(1, round(share * n)) for n in sizes])) if share else 0.0
-        spikes.append(Spiked(share, changed, metric))
-        say(f"  {100 * share:g} % of the tiles: {_number(spikes[-1])}")
+        changed = np.maximum(1, np.rint(share * sizes)) if share else np.zeros(len(sizes))
+        spikes.append(Spiked(share, float((changed / sizes).mean()), float(np.median(changed)), metric))
+        say(f"  {100 * spikes[-1].actual:.2g} % of the tiles: {_number(spikes[-1])}")
     deviation = float(np.linalg.norm((sample - sample.mean(0)).astype(np.float64), axis=1).mean())
     length = float(np.mean([np.linalg.norm(vector) for _, vector in planned]))
     name = f"{experiment.model.aggregator} on {experiment.encoder}"

@@ -56,7 +56,7 @@ def draw_detection_curve(
         label="effect planted",
     )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xticks(100 * x, [f"{100 * one:g} %" for one in x])
+    axes.set_xticks(100 * x, [f"{100 * one:.2g} %" for one in x])
     axes.set_xticks([], minor=True)
     axes.set_xlim(100 * x.min() / 1.6, 100 * x.max() * 1.6)
     axes.set_ylim(min(0.3, ends.min(), control[1]) - 0.02, 1.02)

@@ -33,7 +33,7 @@ def write_spike(result: SpikeResult, path: Path, *, title: str) -> Path:
     source = ""
     if len(ends) == len(result.spikes):  # the AUC of each is defined
         numbers = np.array(ends, np.float64)
-        shares = [one.share for one in result.spikes[1:]]
+        shares = [one.actual for one in result.spikes[1:]]
         control = (float(numbers[0, 0]), float(numbers[0, 1]), float(numbers[0, 2]))
         figure = draw_detection_curve(shares, numbers[1:, 0], numbers[1:, 1:], control=control)
         written = BytesIO()

@@ -63,7 +63,7 @@ class AuditSettings:
 
     Attributes:
         permutations: Dealings of sites among patients.
-        label_permutations: Relabelled cohorts that the linear probe is run on.
+        label_permutations: Relabelled cohorts that linear models are fitted on.
         bootstrap: Resamples for intervals.
         colour: Encoder of the colour-only model.
         seed: Of everything.

@@ -11,7 +11,7 @@ from wsikit.cohort.bags import Bags
 from wsikit.cohort.sites import TCGA
 from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
-from wsikit.evaluation.audit.check import AuditSettings, Check
+from wsikit.evaluation.audit.check import AMBER, AuditSettings, Check
 from wsikit.evaluation.audit.outcome import label_permutation, simple_model
 from wsikit.evaluation.audit.sites import groupings, site_checks
 from wsikit.evaluation.audit.slides import duplicates, seen_before
@@ -50,6 +50,8 @@ def audit_cohort(
     Example:
         >>> checks = audit_cohort(cohort, site="hospital")       # doctest: +SKIP
     """
+    from threadpoolctl import threadpool_limits
+
     asked = settings or AuditSettings()
     if site is not None and site not in (*cohort.columns, TCGA):
         raise ConfigError(
@@ -67,17 +69,25 @@ def audit_cohort(
     for name, values in groupings(cohort, site):
         checks += site_checks(cohort, name, values, means, fold if given else None, outcome, asked)
     if outcome:
-        probe = baseline_predictions(means, cohort.target, fold)
-        checks.append(label_permutation(cohort, means, probe, fold, asked))
-        if _colour_known(cohort, asked.colour):
-            colour = Bags(cohort.slides, encoder=asked.colour).means()
-            checks.append(simple_model(cohort, f"{asked.colour} only", colour, probe, fold, asked))
-        sizes = np.log(np.maximum(bags.sizes, 1))[:, None]
-        checks.append(simple_model(cohort, "number of tiles only", sizes, probe, fold, asked))
+        with threadpool_limits(1):  # many small fits: threads that wait for one another would take most of the time
+            checks += _outcome_checks(cohort, bags, means, fold, asked)
     checks.append(seen_before(cohort, pretraining))
     return tuple(checks)
 
 
-def _colour_known(cohort: Cohort, encoder: str) -> bool:
+def _outcome_checks(
+    cohort: Cohort, bags: Bags, means: npt.NDArray[np.floating], fold: Codes, asked: AuditSettings
+) -> list[Check]:
+    probe = baseline_predictions(means, cohort.target, fold)
+    checks = [label_permutation(cohort, means, probe, fold, asked)]
     slides = [slide for mine in cohort.slides for slide in mine]
-    return all(s.store.has(s.slide_id, encoder) and s.store.finished(s.slide_id, encoder) for s in slides)
+    name = f"{asked.colour} only"
+    if all(s.store.has(s.slide_id, asked.colour) and s.store.finished(s.slide_id, asked.colour) for s in slides):
+        colour = Bags(cohort.slides, encoder=asked.colour).means()
+        checks.append(simple_model(cohort, name, colour, probe, fold, asked))
+    else:
+        found = f"Not asked: slides have no features of encoder {asked.colour!r}."
+        advice = f"'wsikit extract ... --encoder {asked.colour}' into the same store adds them."
+        checks.append(Check(name, f"Is the outcome predicted by {asked.colour} alone?", AMBER, found, advice))
+    sizes = np.log(np.maximum(bags.sizes, 1))[:, None]
+    return [*checks, simple_model(cohort, "number of tiles only", sizes, probe, fold, asked)]

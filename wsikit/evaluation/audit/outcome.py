@@ -38,7 +38,7 @@ def simple_model(
         cohort: Patients.
         name: Of the trivial model.
         features: (P, D) that it sees.
-        probe: (P, K) out-of-fold predictions of the linear probe of all features.
+        probe: (P, K) out-of-fold predictions of a linear model of all features.
         fold: (P,).
         asked: How much work.
     """
@@ -54,12 +54,12 @@ def simple_model(
     except UndefinedMetricError as e:
         return Check(title, question, AMBER, f"It cannot be measured: {e}.")
     text = (
-        f"{task.metric} {value:.2f} ({interval.low:.2f} to {interval.high:.2f}); a linear probe of the features "
+        f"{task.metric} {value:.2f} ({interval.low:.2f} to {interval.high:.2f}); a linear model of the features "
         f"{reached:.2f}, better by {gain.low:+.2f} to {gain.high:+.2f}."
     )
     random = _shuffled(cohort, features, fold, asked)
     p = (1 + int((random >= value - 1e-9).sum())) / (1 + len(random))
-    others = {"linear probe of the features": reached}
+    others = {"linear model of the features": reached}
     number = Number(task.metric, value, _chance(cohort), interval, random, others)
     if p > ALPHA:
         return Check(title, question, GREEN, f"{text} Nothing that chance does not give.", number=number)
@@ -87,7 +87,7 @@ def _shuffled(cohort: Cohort, features: npt.NDArray[np.floating], fold: Codes, a
 def label_permutation(
     cohort: Cohort, means: npt.NDArray[np.floating], probe: Numbers, fold: Codes, asked: AuditSettings
 ) -> Check:
-    """The linear probe on relabelled cohorts: nothing can be learned there, so nothing may be found.
+    """A linear model on relabelled cohorts: nothing can be learned there, so nothing may be found.
 
     With a fixed number of each class the training patients of a shuffled cohort lean away from the tested ones, so
     that the mean lies a little below chance in small cohorts; only a mean above it is a leak.
@@ -95,7 +95,7 @@ def label_permutation(
     Args:
         cohort: Patients.
         means: (P, D) mean features.
-        probe: (P, K) out-of-fold predictions on the true outcomes.
+        probe: (P, K) its out-of-fold predictions on the true outcomes.
         fold: (P,).
         asked: How much work.
     """
@@ -114,9 +114,9 @@ def label_permutation(
     error = 3 * random.std(ddof=1) / np.sqrt(len(random))
     p = (1 + int((random >= value - 1e-9).sum())) / (1 + len(random))
     text = (
-        f"On {len(random)} cohorts with shuffled outcomes the linear probe has {task.metric} {random.mean():.2f} on "
-        f"average ({low:.2f} to {high:.2f} for 95 % of them; {chance:g} is chance); on the true one "
-        f"{value:.2f} (p {p:.3f})."
+        f"On {len(random)} cohorts with shuffled outcomes a linear model of the mean features has {task.metric} "
+        f"{random.mean():.2f} on average ({low:.2f} to {high:.2f} for 95 % of them; {chance:g} is chance); on the true "
+        f"one {value:.2f} (p {p:.3f})."
     )
     number = Number(task.metric, value, chance, random=random)
     if random.mean() - error > chance:
