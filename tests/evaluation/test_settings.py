@@ -108,3 +108,9 @@ def test_no_file_and_keys_that_are_no_words(tmp_path):
         load_experiment(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="experiment: "):
         experiment_from({1: "cohort"})
+
+
+def test_a_table_given_for_a_configuration_is_named(tmp_path):
+    (tmp_path / "cohort.csv").write_text("slide_id,patient_id,label\na,a,0\n")
+    with pytest.raises(ConfigError, match=r"cohort.csv is a table; expected a configuration .*'cohort: cohort.csv'"):
+        load_experiment(tmp_path / "cohort.csv")

@@ -232,7 +232,7 @@ def status_lines(status: StoreStatus) -> list[str]:
 
 
 def metrics_table(console: Console, result: CrossvalResult) -> None:
-    """Every metric of the model, the baselines and the differences, with its interval."""
+    """Every metric of the model, the main one of the baselines, and the differences, with intervals."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -241,7 +241,7 @@ def metrics_table(console: Console, result: CrossvalResult) -> None:
     for name in ("value", "95 % interval"):
         table.add_column(name, justify="right")
     table.add_column("")
-    blocks = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
+    blocks = [(result.model.name, result.model.metrics), *((m.name, m.metrics[:1]) for m in result.baselines)]
     for name, metrics in [*blocks, ("difference", result.differences)]:
         for metric in metrics:
             value = "-" if metric.value is None else f"{metric.value:.3f}"

@@ -122,6 +122,8 @@ def load_experiment(path: str | PathLike[str], *, out: Path | None = None) -> Ex
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no configuration {path}: expected a YAML file, see 'wsikit crossval --help'")
+    if path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
+        raise ConfigError(f"{path} is a table; expected a configuration (YAML) that names it: 'cohort: {path.name}'")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as e:
