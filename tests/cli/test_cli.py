@@ -46,7 +46,20 @@ def test_extract_shows_a_table_and_fails_with_1(place):
 
 
 def test_help_has_examples():
-    for command in ("doctor", "extract", "status", "verify", "inspect", "merge", "remove", "models", "demo"):
+    several = (
+        "doctor",
+        "extract",
+        "status",
+        "verify",
+        "inspect",
+        "merge",
+        "remove",
+        "models",
+        "demo",
+        "audit",
+        "spike",
+    )
+    for command in several:
         done = wsikit(command, "--help")
         assert done.returncode == 0
         assert f"wsikit {command}" in done.stdout

@@ -90,7 +90,8 @@ def make_result(planted, tmp_path):
             {
                 "cohort": str(planted / "cohort.csv"), "stores": [str(planted / "features.zarr")],
                 "endpoint": ENDPOINTS[kind], "missing_slides": "exclude", "name": "Planted <i>report",
-                "splits": {"folds": 2}, "evaluation": {"bootstrap": 100, "heatmaps": 2}, "out": str(tmp_path / "run"),
+                "splits": {"folds": 2}, "evaluation": {"bootstrap": 100, "heatmaps": 2, "faithfulness": 0},
+                "out": str(tmp_path / "run"),
             }
         )  # fmt: skip
         endpoint = endpoint_from(ENDPOINTS[kind])

@@ -59,8 +59,11 @@ def test_report_is_one_whole_file(kind, make_result):
     page = Page(html)
     assert page.open == [], "every element is closed"
     sources = [a["src"] for _, a in page.tags if "src" in a]
+    shown = [case.patient for group in case_groups(result) for case in group.cases]
+    tiles = sum(result.cohort.slides[i][0].path is not None for i in shown)  # one slide has no file to show tiles of
+    assert [a["alt"] for _, a in page.tags if a.get("class") == "tiles"][tiles - 1 :], "a row of tiles of each slide"
     more = {"class": 2, "classes": 1}.get(kind, 0)  # calibration, and of two classes the decision curve
-    assert len(sources) == 2 + more + 4  # main figure, training, two slides of each end
+    assert len(sources) == 2 + more + 4 + tiles  # main figure, training, two slides of each end
     assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in sources)
     assert not [a for _, a in page.tags if "href" in a]
     assert {"script", "link", "iframe"} & {tag for tag, _ in page.tags} == set()

@@ -37,6 +37,8 @@ class EncoderCard:
         interpolation: How tiles of another size than ``tile_px`` are resized, or None where they are not.
         devices: Kinds of device it runs on, as torch names them.
         precisions: Arithmetic it can be asked for.
+        pretraining: Data sets whose slides or images it was trained on ("TCGA"), () where it learned from none, or None
+            where that is not known. A cohort that an encoder has seen is no test of it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class EncoderCard:
     interpolation: str | None = None
     devices: tuple[str, ...] = ("cpu",)
     precisions: tuple[str, ...] = ("float32",)
+    pretraining: tuple[str, ...] | None = None
 
 
 class Encoder(Protocol):

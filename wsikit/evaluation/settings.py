@@ -65,6 +65,7 @@ class EvaluationSettings(Strict):
         subgroups: Columns of the table in whose groups everything is measured again: ``site``, ``sex``; numbers are
             cut, ``age:65`` (below 65, and 65 or more).
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
+        faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
     bootstrap: Annotated[int, Field(ge=100)] = 2000
@@ -72,6 +73,7 @@ class EvaluationSettings(Strict):
     baseline_encoder: str = "colour"
     subgroups: tuple[str, ...] = ()
     heatmaps: Annotated[int, Field(ge=0)] = 3
+    faithfulness: Annotated[int, Field(ge=0)] = 19
 
 
 class Experiment(Strict):

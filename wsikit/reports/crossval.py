@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsikit.cohort.bags import Bags
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.reports.cases import case_groups
-from wsikit.reports.heatmap import draw_heatmap, encoded
+from wsikit.reports.evidence import Evidence, evidence_of
+from wsikit.reports.heatmap import draw_heatmap, encoded, split_attention
 from wsikit.reports.pictures import calibration_figure, data_uri, decision_figure, main_figure, training_figure
 from wsikit.reports.tables import (
     flat,
@@ -20,6 +22,7 @@ from wsikit.reports.tables import (
     splits_made,
     subgroup_table,
 )
+from wsikit.reports.tile_gallery import draw_top_tiles
 from wsikit.reports.words import cautions, counted, headline
 from wsikit.store.objects import write_atomic
 
@@ -39,6 +42,8 @@ class ShownCase:
         facts: Name and value of what is said.
         source: The picture, a data URI.
         note: Anything about the picture.
+        tiles: The tiles that weigh most, a data URI; "" where they cannot be shown.
+        evidence: The test of the map, or None.
     """
 
     patient_id: str
@@ -46,6 +51,8 @@ class ShownCase:
     facts: tuple[tuple[str, str], ...]
     source: str
     note: str
+    tiles: str
+    evidence: Evidence | None
 
 
 def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Path:
@@ -77,6 +84,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
     more = [shown for shown in (calibration_figure(result, figures), decision_figure(result, figures)) if shown]
     for old in [*heatmaps.glob("*.png"), *heatmaps.glob("*.geojson")]:  # of an earlier run that chose other slides
         old.unlink()
+    bags = Bags(cohort.slides, encoder=cohort.encoder)
     groups = []
     for group in case_groups(result):
         shown = []
@@ -88,6 +96,8 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
                 notes.insert(
                     0, f"{100 * found.share:.0f} % of the attention over {len(mine)} slides falls on this one."
                 )
+            parts = split_attention(mine, result.attention[case.patient], encoder=cohort.encoder)
+            gallery = draw_top_tiles(next(part for part in parts if part.slide.slide_id == found.slide_id))
             shown.append(
                 ShownCase(
                     cohort.patients[case.patient],
@@ -95,6 +105,8 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
                     case.facts,
                     data_uri(encoded(found.picture, ".jpg"), "jpeg"),
                     " ".join(notes),
+                    "" if gallery is None else data_uri(encoded(gallery, ".jpg"), "jpeg"),
+                    evidence_of(result, case.patient, bags),
                 )
             )
             say(f"report: heatmap of {found.slide_id}")

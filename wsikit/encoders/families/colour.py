@@ -30,6 +30,7 @@ CARD = EncoderCard(
     source="wsikit",
     citation="stain vectors: Macenko et al. 2009, ISBI",
     summary="colour and stain statistics; the baseline to beat",
+    pretraining=(),
 )
 
 

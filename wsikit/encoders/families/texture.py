@@ -61,6 +61,7 @@ CARD = EncoderCard(
     citation="Ruifrok 2001; Ojala 2002, doi:10.1109/TPAMI.2002.1017623; Portilla 2000, doi:10.1023/A:1026553619983",
     summary="stain-separated local patterns on five octaves; no weights, no download",
     devices=("cpu", "cuda"),
+    pretraining=(),
 )
 
 

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     import torch
 
 _GATED_OWNERS = ("MahmoodLab", "bioptimus", "paige-ai", "prov-gigapath")
+_PRETRAINING = {
+    "MahmoodLab/UNI": ("Mass-100K", "GTEx"),  # Chen et al. 2024, doi:10.1038/s41591-024-02857-3
+    "owkin/phikon": ("TCGA",),  # Filiot et al. 2023, doi:10.1101/2023.07.21.23292757
+    "paige-ai/Virchow": ("MSKCC",),  # Vorontsov et al. 2024, doi:10.1038/s41591-024-03141-0
+    "prov-gigapath/prov-gigapath": ("Prov-Path",),  # Xu et al. 2024, doi:10.1038/s41586-024-07441-w
+}
+"""What some members were trained on, where their papers say so."""
 """Owners of pathology encoders on the hub who ask for consent before the download."""
 
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -182,6 +189,7 @@ def _card(
         interpolation=interpolation or config["interpolation"],
         devices=("cpu", "cuda"),
         precisions=("float32", "bfloat16", "float16"),
+        pretraining=_PRETRAINING.get(source),
     )
 
 
