@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.cohort.sites import sites_of
 from wsikit.cohort.table import Cohort
 from wsikit.evaluation.audit.check import ALPHA, AMBER, GREEN, RED, AuditSettings, Check, Number
@@ -111,6 +112,10 @@ def _linked(cohort: Cohort, rows: Codes, group: Codes, asked: AuditSettings) -> 
         columns = np.eye(len(target.classes))[target.label[rows]]
     elif isinstance(target, SurvivalTarget):
         columns = _martingale(target.time[rows], target.event[rows])[:, None]
+    elif isinstance(target, LabelsTarget):
+        positive, known = target.positive[rows], target.known[rows]
+        share_known = (positive & known).sum(0) / np.maximum(known.sum(0), 1)
+        columns = np.where(known, positive, share_known)  # who is not known is as the others are
     else:
         columns = np.argsort(np.argsort(target.value[rows]))[:, None].astype(np.float64)
     centred = columns - columns.mean(0)
