@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget
+from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.evaluation.faithfulness import Faithfulness, Removal, faithfulness, removals, score_of
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.figures.removal_curves import draw_removal_curves
@@ -59,16 +60,20 @@ class Evidence:
 
 
 def explained(result: CrossvalResult, patient: int) -> Explained:
-    """The probability of the class that is called; else the prediction, in the direction that the patient is off."""
+    """The probability of the class that is called; else what is most off the fold's mean, in its direction."""
     target, mine = result.cohort.target, result.model.prediction[patient]
     if isinstance(target, ClassTarget):
         column = int(mine.argmax())
         if result.threshold is not None:
             column = int(mine[1] > result.threshold[patient])
         return Explained(f"probability of {target.classes[column]}", column, 1.0)
-    name = "log risk" if isinstance(target, SurvivalTarget) else "predicted value"
-    usual = result.model.prediction[result.fold == result.fold[patient], 0].mean()
-    return Explained(name, 0, 1.0) if mine[0] >= usual else Explained(f"minus {name}", 0, -1.0)
+    off = mine - result.model.prediction[result.fold == result.fold[patient]].mean(0)
+    column = int(np.abs(off).argmax())
+    if isinstance(target, LabelsTarget):
+        name = f"probability of {target.names[column]}"
+    else:
+        name = "log risk" if isinstance(target, SurvivalTarget) else "predicted value"
+    return Explained(name, column, 1.0) if off[column] >= 0 else Explained(f"minus {name}", column, -1.0)
 
 
 def evidence_of(result: CrossvalResult, patient: int, bags: Bags) -> Evidence | None:
