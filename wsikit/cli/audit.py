@@ -31,7 +31,7 @@ def command(
         str | None, typer.Option(help="What the encoder was trained on, as TCGA,CPTAC or none.")
     ] = None,
     permutations: Annotated[int, typer.Option(min=20, help="Dealings of sites among patients.")] = 200,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("audit.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page, or a folder for it.")] = Path("audit.html"),
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Ask a cohort what goes wrong in practice: sites that are recognised, duplicates, colour, leaks, an encoder
@@ -54,6 +54,9 @@ def command(
         asked.cohort, site=site, outcome=asked.outcome, fold=asked.fold, pretraining=given,
         settings=AuditSettings(permutations=permutations),
     )  # fmt: skip
+    if out.suffix.lower() not in (".html", ".htm"):
+        out = out / "audit.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
     page = write_audit(checks, asked.cohort, out, title=f"Audit of {asked.name}")
     verdict = worst(checks)
     if json_:

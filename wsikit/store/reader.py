@@ -34,21 +34,30 @@ class Bag:
         coords: (N, 2) int32, x then y of the tile's top-left corner, level-0 px.
         slide_id: The slide.
         rows: (N,) int64, which of the slide's planned tiles these are.
-        stride_level0_px: (x, y) distance of neighbouring origins, level-0 px.
+        stride_level0_px: (x, y) distance of neighbouring origins, level-0 px; None where the store does not say.
     """
 
     x: npt.NDArray[np.float16]
     coords: npt.NDArray[np.int32]
     slide_id: str
     rows: npt.NDArray[np.int64]
-    stride_level0_px: tuple[float, float]
+    stride_level0_px: tuple[float, float] | None
 
     def __len__(self) -> int:
         return len(self.x)
 
     @property
     def grid(self) -> npt.NDArray[np.int64]:
-        """(N, 2) place of each tile, x then y, in steps of the slide's grid; 0 is the slide's corner."""
+        """(N, 2) place of each tile, x then y, in steps of the slide's grid; 0 is the slide's corner.
+
+        Raises:
+            StoreError: The store does not say how far apart tiles are.
+        """
+        if self.stride_level0_px is None:
+            raise StoreError(
+                f"slide {self.slide_id!r}: its attributes in the store have no stride_level0_px, so that neighbouring "
+                "tiles are not known; extract it again"
+            )
         return np.rint(self.coords / self.stride_level0_px).astype(np.int64)
 
 
@@ -264,10 +273,8 @@ class FeatureStore:
             keep &= self._within(slide_id, encoder, where)
         rows = np.flatnonzero(keep)
         stride = self.slide(slide_id).get("stride_level0_px")
-        if stride is None:
-            raise StoreError(f"store {self.path}, slide {slide_id!r}: its attributes have no stride_level0_px")
         none = np.empty((len(rows), 0), np.float16)
-        return Bag(none, self.coords(slide_id)[rows], slide_id, rows, (float(stride[0]), float(stride[1])))
+        return Bag(none, self.coords(slide_id)[rows], slide_id, rows, stride and (float(stride[0]), float(stride[1])))
 
     def _within(self, slide_id: str, encoder: str, where: Bounds) -> npt.NDArray[np.bool_]:
         """Which tiles lie within bounds, (N,)."""
