@@ -379,7 +379,7 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak_bytes = 0
+        self.peak_bytes = self._live_bytes = 0
         self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
         self._alive: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
@@ -388,10 +388,17 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
                 continue  # a sparse matrix has no storage but that of its parts, which were seen as they were made
-            if tensor.untyped_storage().data_ptr() not in self._given:
-                self._alive.add(tensor.untyped_storage())
-        self.peak_bytes = max(self.peak_bytes, sum(int(storage.nbytes()) for storage in self._alive))
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._given and storage not in self._alive:
+                # A running total: to add up all that are alive after every operation takes minutes for some models.
+                self._alive.add(storage)
+                self._live_bytes += int(storage.nbytes())
+                weakref.finalize(storage, self._forget, int(storage.nbytes())).atexit = False
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
         return result
+
+    def _forget(self, size: int) -> None:
+        self._live_bytes -= size
 
 
 def _peak_mib(model: Aggregator, instances: int) -> float:
