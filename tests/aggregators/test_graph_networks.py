@@ -177,7 +177,7 @@ def test_the_contract_holds_with_other_options(name, options, one_thread):
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="'gat': embed_dim=10 is not a multiple of heads=4"):
+    with pytest.raises(ConfigError, match="'gat': embed_dim=10; expected a multiple of heads=4"):
         create_aggregator("gat", in_dim=6, embed_dim=10)
     with pytest.raises(ConfigError, match="'gin': layers=0; expected at least 1"):
         create_aggregator("gin", in_dim=6, layers=0)

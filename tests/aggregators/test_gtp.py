@@ -94,5 +94,5 @@ def test_self_loops_that_are_given_change_nothing():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="'gtp': embed_dim=10 is not a multiple of heads=8"):
+    with pytest.raises(ConfigError, match="'gtp': embed_dim=10; expected a multiple of heads=8"):
         create_aggregator("gtp", in_dim=6, embed_dim=10)

@@ -69,7 +69,7 @@ def test_embedding_is_that_of_the_equations() -> None:
 
 
 def test_epsilon_must_be_above_zero() -> None:
-    with pytest.raises(ConfigError, match="epsilon=0; expected more than 0"):
+    with pytest.raises(ConfigError, match="epsilon=0; expected above 0"):
         create_aggregator("ot", in_dim=4, epsilon=0)
 
 

@@ -93,7 +93,7 @@ def test_prototypes_that_are_set_stay_unless_learned() -> None:
 
 
 def test_weight_of_the_prior_must_be_above_zero() -> None:
-    with pytest.raises(ConfigError, match="tau=0; expected more than 0"):
+    with pytest.raises(ConfigError, match="tau=0; expected above 0"):
         create_aggregator("panther", in_dim=3, tau=0)
 
 

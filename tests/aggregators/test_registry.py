@@ -34,6 +34,14 @@ def test_a_width_that_is_none_is_refused(in_dim: object) -> None:
         ("abmil", {"heads": 0}, "heads=0; expected at least 1"),
         ("abmil", {"dropout": 1.0}, "dropout=1.0; expected at least 0 and below 1"),
         ("mean", {"embed_dim": 0}, "embed_dim=0; expected a width"),
+        ("gat", {"heads": 0}, "heads=0; expected at least 1"),  # before the width is shared among them
+        ("gtp", {"heads": 3}, "'gtp': embed_dim=64; expected a multiple of heads=3"),
+        ("panther", {"variance": 0.0}, "variance=0.0; expected above 0"),
+        ("ot", {"epsilon": float("nan")}, "epsilon=nan; expected above 0"),
+        ("hierarchical", {"dropout": -0.1}, "dropout=-0.1; expected at least 0 and below 1"),
+        ("ilra", {"rank": 0}, "rank=0; expected at least 1"),
+        ("perceiver", {"latents": 0}, "latents=0; expected at least 1"),
+        ("set-transformer", {"seeds": 0}, "seeds=0; expected at least 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(name: str, options: dict[str, float], message: str) -> None:

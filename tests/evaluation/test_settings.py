@@ -79,6 +79,13 @@ def test_what_is_not_said_has_the_defaults_and_nothing_can_be_changed_later(writ
             "model: {graph: {kin: knn}}",
             r"no setting 'model.graph.kin'; did you mean 'kind' .*\(there are: kind, k, rad",
         ),
+        (
+            "model: {aggregator: clam-sb, options: {classes: 3}}",
+            r"model.options is \{'classes': 3\}: .*'classes' is no option .*: training fills in the outputs of the",
+        ),
+        ("model: {options: {in_dim: 8}}", "'in_dim' is no option of an aggregator: training fills in the width"),
+        ("model: {options: {seed: 1}}", "'seed' is no option of an aggregator: it is a setting of the training"),
+        ("model: {options: {name: mean}}", "'name' is no option of an aggregator: it is the setting 'aggregator'"),
         ("model: {graph: {k: 5}}", "model.graph is .*a grid has 4 or 8 neighbours, not k=5"),
     ],
 )

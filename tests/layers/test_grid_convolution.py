@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wsikit.layers.grid_convolution import grid_convolution
+from wsikit.layers.grid_convolution import grid_convolution, line_convolution
 
 DENSE, GATHERED = float("inf"), 0.0
 
@@ -64,3 +64,23 @@ def test_scattered_tiles_take_memory_in_proportion_to_their_number() -> None:
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert largest < 2**22
     torch.testing.assert_close(out[1:-1], x[:-2] + x[1:-1] + x[2:])
+
+
+@pytest.mark.parametrize(
+    "places", [[3], [0, 1, 2, 3], [9, 2, -4, 3, 10_000, 5, 2**40], [5, 5, 6]], ids=["one", "line", "gaps", "shared"]
+)
+def test_line_convolution_is_the_weighted_sum_of_the_places_around(places: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(places), 6, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(2, 5, dtype=torch.float64, generator=generator, requires_grad=True)  # two heads of 3
+    expected = torch.zeros_like(x)
+    for i, here in enumerate(places):
+        for j, there in enumerate(places):
+            if abs(there - here) <= 2:
+                tap = weight[:, there - here + 2].repeat_interleave(3)
+                expected = expected + torch.eye(len(x), dtype=x.dtype)[:, [i]] * (tap * x[j])
+    found = line_convolution(x, torch.tensor(places), weight)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(out.square().sum(), (x, weight), retain_graph=True) for out in (found, expected))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorOutput
-from wsikit.errors import ConfigError
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.layers.gated_attention import AttentionScores
 from wsikit.layers.message_passing import neighbours
 from wsikit.layers.packed import segment_softmax, segment_weighted_sum
@@ -43,7 +43,7 @@ class GraphNetwork(Aggregator):
         dropout: float,
     ) -> None:
         at_least_one(self.card.name, embed_dim=embed_dim, layers=layers, attention_dim=attention_dim)
-        share(self.card.name, dropout=dropout)
+        below_one(self.card.name, dropout=dropout)
         super().__init__(in_dim, embed_dim)
         self.project = nn.Sequential(nn.Linear(in_dim, embed_dim), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.convolutions = nn.ModuleList(convolution() for _ in range(layers))
@@ -60,17 +60,3 @@ class GraphNetwork(Aggregator):
             h = h + self.dropout(norm(convolution(h, graph)).relu())  # (sum N, E)
         attention = segment_softmax(self.scores(h)[:, 0], offsets)  # (sum N,)
         return AggregatorOutput(segment_weighted_sum(h, attention, offsets), attention)
-
-
-def at_least_one(name: str, **options: int) -> None:
-    """Refuse options of an aggregator that have to be 1 or more."""
-    for option, value in options.items():
-        if value < 1:
-            raise ConfigError(f"aggregator {name!r}: {option}={value}; expected at least 1")
-
-
-def share(name: str, **options: float) -> None:
-    """Refuse options of an aggregator that have to be a share: from 0, below 1."""
-    for option, value in options.items():
-        if not 0 <= value < 1:
-            raise ConfigError(f"aggregator {name!r}: {option}={value}; expected at least 0 and below 1")

@@ -1,4 +1,4 @@
-"""Depthwise convolution of tiles at their real places, in memory proportional to the number of tiles."""
+"""Convolution of tiles at their real places, on a grid or a line, in memory proportional to the number of tiles."""
 
 from __future__ import annotations
 
@@ -52,6 +52,33 @@ def grid_convolution(
     window = window.view(1, height, width, -1).permute(0, 3, 1, 2)  # (1, E, height, width), channels last
     out = F.conv2d(window, weight.to(memory_format=torch.channels_last), bias, padding=reach, groups=len(weight))
     return out.permute(0, 2, 3, 1).flatten(0, 2)[cell]
+
+
+def line_convolution(x: Tensor, places: Tensor, weight: Tensor) -> Tensor:
+    """Convolve tiles along a line, with one kernel per head; where no tile is, there are zeros.
+
+    Gaps that the kernel cannot bridge are shortened first, so that the line is at most as long as the kernel
+    times the number of tiles.
+
+    Args:
+        x: (N, E).
+        places: (N,) whole numbers on the line. Tiles at the same place count as one with their sum.
+        weight: (H, K), K odd, as of a ``Conv1d``; head h has the columns h E/H to (h + 1) E/H of x.
+
+    Returns:
+        (N, E).
+
+    Example:
+        >>> x, places = torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([0, 1, 900])
+        >>> line_convolution(x, places, torch.tensor([[1.0, 2.0, 3.0]])).flatten()
+        tensor([ 32.,  21., 200.])
+    """
+    reach = weight.shape[1] // 2
+    index, length = _compact(places, reach)
+    line = x.new_zeros(length, x.shape[1]).index_add_(0, index, x)
+    line = torch.unflatten(line, 1, (len(weight), -1)).permute(2, 1, 0)  # (E / H, H, length)
+    out = F.conv1d(line, weight[:, None], padding=reach, groups=len(weight))
+    return out.permute(2, 1, 0).flatten(1)[index]
 
 
 def _compact(places: Tensor, reach: int) -> tuple[Tensor, int]:

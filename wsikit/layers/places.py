@@ -1,4 +1,4 @@
-"""What follows from the tiles' places alone: their reading order, and the square regions that they lie in."""
+"""What follows from the tiles' places alone: reading order, square regions, and waves that encode them."""
 
 from __future__ import annotations
 
@@ -58,3 +58,26 @@ def square_regions(grid: Tensor, offsets: Tensor, side: int) -> tuple[Tensor, Te
     found, region = torch.unique(keys, dim=0, return_inverse=True)
     counts = torch.bincount(found[:, 0], minlength=len(offsets) - 1)
     return region, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), found[:, [2, 1]]
+
+
+def sinusoidal_places(grid: Tensor, width: int) -> Tensor:
+    """Sines and cosines of each place, at wavelengths from 2 pi to almost 20,000 pi steps.
+
+    ``[sin(y f), cos(y f), sin(x f), cos(x f)]`` with ``f_k = 10000^(-k / K)``, k from 0 to K - 1, ``K = width / 4``:
+    what vision transformers use since MoCo v3 (Chen et al. 2021, arXiv:2104.02057), y first as in GigaPath.
+
+    Args:
+        grid: (N, 2) whole numbers, x then y.
+        width: A multiple of 4.
+
+    Returns:
+        (N, width) float32.
+
+    Example:
+        >>> sinusoidal_places(torch.tensor([[0, 0], [0, 3]]), 4)
+        tensor([[ 0.0000,  1.0000,  0.0000,  1.0000],
+                [ 0.1411, -0.9900,  0.0000,  1.0000]])
+    """
+    steps = torch.arange(width // 4, dtype=torch.float64, device=grid.device) / (width // 4)
+    angles = grid.flip(1)[:, :, None] * 10_000.0**-steps  # (N, 2, K), y then x
+    return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1).float()

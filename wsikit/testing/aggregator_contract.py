@@ -68,7 +68,7 @@ class Bags:
     Attributes:
         x: (sum N, D) float32.
         offsets: (B + 1,) int64.
-        grid: (sum N, 2) int64, different places on a grid.
+        grid: (sum N, 2) int64, different places on a grid; the second half of each bag is another slide.
         edges: (2, number of edges) int64 between neighbours in each bag, or None where the model uses none.
     """
 
@@ -92,7 +92,7 @@ class Bags:
 
 
 def make_bags(model: Aggregator, sizes: tuple[int, ...] = SIZES, *, seed: int = 0) -> Bags:
-    """Random bags that fit a model: features about N(0, 1), places on a grid, a chain of edges if it uses them."""
+    """Random bags that fit a model: features about N(0, 1), places on two grids, a chain of edges if it uses them."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(sum(sizes), model.in_dim, generator=generator)
     offsets = offsets_of(list(sizes))
@@ -100,7 +100,9 @@ def make_bags(model: Aggregator, sizes: tuple[int, ...] = SIZES, *, seed: int = 
     for start, size in zip(offsets.tolist(), sizes, strict=False):
         side = int(size**0.5) + 2
         place = torch.randperm(side * side, generator=generator)[:size]
-        places.append(torch.stack([place % side, place // side], dim=1))  # (N, 2)
+        slide = torch.arange(size) >= (size + 1) // 2
+        below = 64 * (side // 64 + 1)  # where the next slide of a patient begins
+        places.append(torch.stack([place % side, place // side + below * slide], dim=1))  # (N, 2)
         here = torch.arange(start, start + size - 1)
         chains.append(torch.stack([torch.cat([here, here + 1]), torch.cat([here + 1, here])]))
     edges = torch.cat(chains, dim=1) if model.card.uses_edges else None
@@ -377,7 +379,7 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak_bytes = 0
+        self.peak_bytes = self._live_bytes = 0
         self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
         self._alive: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
@@ -386,10 +388,17 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
                 continue  # a sparse matrix has no storage but that of its parts, which were seen as they were made
-            if tensor.untyped_storage().data_ptr() not in self._given:
-                self._alive.add(tensor.untyped_storage())
-        self.peak_bytes = max(self.peak_bytes, sum(int(storage.nbytes()) for storage in self._alive))
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._given and storage not in self._alive:
+                # A running total: to add up all that are alive after every operation takes minutes for some models.
+                self._alive.add(storage)
+                self._live_bytes += int(storage.nbytes())
+                weakref.finalize(storage, self._forget, int(storage.nbytes())).atexit = False
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
         return result
+
+    def _forget(self, size: int) -> None:
+        self._live_bytes -= size
 
 
 def _peak_mib(model: Aggregator, instances: int) -> float:

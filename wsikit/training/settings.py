@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from wsikit.aggregators.registry import aggregator_card
 from wsikit.cohort.graphs import GraphSettings
@@ -20,12 +20,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+GIVEN = {
+    "name": "it is the setting 'aggregator'",
+    "in_dim": "training fills in the width of the features",
+    "classes": "training fills in the outputs of the endpoint",
+    "seed": "it is a setting of the training",
+}
+"""What ``create_aggregator`` takes beside an aggregator's own options, and where it comes from."""
+
+
 class ModelSettings(Strict):
     """The aggregator.
 
     Attributes:
         aggregator: Its name.
-        options: Its own.
+        options: Its own, without those of :data:`GIVEN`.
         graph: Which tiles are neighbours, for an aggregator that uses edges: ``kind`` (grid, knn, radius or
             features), ``k``, ``radius_um``, ``metric``, ``symmetric``, ``self_loops``; see
             ``wsikit.cohort.graphs``. Default: the aggregator's own.
@@ -37,6 +46,14 @@ class ModelSettings(Strict):
     options: dict[str, Any] = Field(default_factory=dict)
     graph: GraphSettings | None = None
     init: Path | None = None
+
+    @field_validator("options")
+    @classmethod
+    def _only_its_own(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for option in options:
+            if option in GIVEN:
+                raise ValueError(f"{option!r} is no option of an aggregator: {GIVEN[option]}; leave it out")
+        return options
 
 
 def graph_of(model: ModelSettings) -> GraphSettings | None:

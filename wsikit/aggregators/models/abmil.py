@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.gated_attention import AttentionScores
 from wsikit.layers.packed import segment_softmax, segment_weighted_sum
 
@@ -57,11 +57,8 @@ class Abmil(Aggregator):
         gated: bool = True,
         dropout: float = 0.0,
     ) -> None:
-        for option, value in {"embed_dim": embed_dim, "attention_dim": attention_dim, "heads": heads}.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'abmil': {option}={value}; expected at least 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"aggregator 'abmil': dropout={dropout}; expected at least 0 and below 1")
+        at_least_one("abmil", embed_dim=embed_dim, attention_dim=attention_dim, heads=heads)
+        below_one("abmil", dropout=dropout)
         super().__init__(in_dim, heads * embed_dim)
         self.project = nn.Sequential(nn.Linear(in_dim, embed_dim), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.scores = AttentionScores(embed_dim, attention_dim=attention_dim, heads=heads, gated=gated, dropout=dropout)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
-from wsikit.aggregators.graph_network import at_least_one, share
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.aggregators.registry import register_aggregator
 from wsikit.layers.message_passing import Neighbours, neighbour_sum, neighbours
 from wsikit.layers.packed import segment_softmax, segment_weighted_sum
@@ -90,7 +90,7 @@ class DeepGraphSurv(Aggregator):
         dropout: float = 0.0,
     ) -> None:
         at_least_one("deepgraphsurv", hidden_dim=hidden_dim, attention_dim=attention_dim, layers=layers, order=order)
-        share("deepgraphsurv", dropout=dropout)
+        below_one("deepgraphsurv", dropout=dropout)
         super().__init__(in_dim, hidden_dim)
         widths = [in_dim, *[hidden_dim] * layers]
         self.representation = nn.ModuleList(

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wsikit.aggregators.base import AggregatorCard, AggregatorOutput
-from wsikit.aggregators.graph_network import GraphNetwork, at_least_one
+from wsikit.aggregators.graph_network import GraphNetwork
+from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.message_passing import BLOCK_VALUES, Neighbours, edge_softmax, neighbour_weighted_sum
 
 CARD = AggregatorCard(
@@ -88,8 +88,7 @@ class Gat(GraphNetwork):
         dropout: float = 0.0,
     ) -> None:
         at_least_one("gat", heads=heads)
-        if embed_dim % heads:
-            raise ConfigError(f"aggregator 'gat': embed_dim={embed_dim} is not a multiple of heads={heads}")
+        multiple_of_heads("gat", embed_dim, heads)
         convolution = partial(GatConvolution, embed_dim, heads=heads)
         super().__init__(
             in_dim, convolution, embed_dim=embed_dim, layers=layers, attention_dim=attention_dim, dropout=dropout

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
-from wsikit.aggregators.graph_network import at_least_one, share
+from wsikit.aggregators.options import at_least_one, below_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.message_passing import Neighbours, neighbour_sum, neighbours
 from wsikit.layers.packed import bag_index, segment_sum, segment_weighted_sum
 
@@ -91,9 +90,8 @@ class Gtp(Aggregator):
         dropout: float = 0.0,
     ) -> None:
         at_least_one("gtp", embed_dim=embed_dim, nodes=nodes, layers=layers, heads=heads)
-        share("gtp", dropout=dropout)
-        if embed_dim % heads:
-            raise ConfigError(f"aggregator 'gtp': embed_dim={embed_dim} is not a multiple of heads={heads}")
+        below_one("gtp", dropout=dropout)
+        multiple_of_heads("gtp", embed_dim, heads)
         super().__init__(in_dim, embed_dim)
         self.weight = nn.Linear(in_dim, embed_dim, bias=False)
         self.bias = nn.Parameter(torch.zeros(embed_dim))

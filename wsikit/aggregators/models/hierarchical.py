@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.gated_attention import AttentionScores
 from wsikit.layers.groups import group_softmax, group_weighted_sum
 from wsikit.layers.packed import segment_softmax, segment_weighted_sum
@@ -60,11 +60,8 @@ class Hierarchical(Aggregator):
         dropout: float = 0.25,
     ) -> None:
         attention_dim = embed_dim if attention_dim is None else attention_dim
-        for option, value in {"embed_dim": embed_dim, "attention_dim": attention_dim, "region": region}.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'hierarchical': {option}={value}; expected at least 1")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"aggregator 'hierarchical': dropout={dropout}; expected at least 0 and below 1")
+        at_least_one("hierarchical", embed_dim=embed_dim, attention_dim=attention_dim, region=region)
+        below_one("hierarchical", dropout=dropout)
         super().__init__(in_dim, embed_dim)
         self.region = region
         self.tile, self.of_region, self.of_slide = (

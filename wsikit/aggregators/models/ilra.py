@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.multihead import attention_maps, packed_attention, repeat_rows
 
 CARD = AggregatorCard(
@@ -104,12 +104,8 @@ class Ilra(Aggregator):
         layers: int = 2,
         layer_norm: bool = True,
     ) -> None:
-        whole = {"embed_dim": embed_dim, "heads": heads, "rank": rank, "layers": layers}
-        for option, value in whole.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'ilra': {option}={value}; expected at least 1")
-        if embed_dim % heads:
-            raise ConfigError(f"aggregator 'ilra': embed_dim={embed_dim}; expected a multiple of heads={heads}")
+        at_least_one("ilra", embed_dim=embed_dim, heads=heads, rank=rank, layers=layers)
+        multiple_of_heads("ilra", embed_dim, heads)
         super().__init__(in_dim, embed_dim)
         self.blocks = nn.ModuleList(
             LowRankAttention(embed_dim if layer else in_dim, embed_dim, rank=rank, heads=heads, layer_norm=layer_norm)

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
-from wsikit.aggregators.options import at_least_one
+from wsikit.aggregators.options import above_zero, at_least_one
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.packed import bag_sizes, segment_softmax, segment_weighted_sum
 
 CARD = AggregatorCard(
@@ -50,8 +49,7 @@ class Lse(Aggregator):
 
     def __init__(self, in_dim: int, *, classes: int = 2, r: float = 5.0, embed_dim: int = 256) -> None:
         at_least_one("lse", classes=classes, embed_dim=embed_dim)
-        if not r > 0:
-            raise ConfigError(f"aggregator 'lse': r={r}; expected above 0")
+        above_zero("lse", r=r)
         super().__init__(in_dim, embed_dim, classes=classes)
         self.r = r
         self.project = nn.Sequential(nn.Linear(in_dim, embed_dim), nn.ReLU(inplace=True))

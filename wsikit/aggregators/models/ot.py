@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import above_zero, at_least_one
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.packed import bag_sizes
 from wsikit.layers.sinkhorn import log_transport
 
@@ -59,12 +59,8 @@ class OptimalTransport(Aggregator):
         epsilon: float = 0.1,
         iterations: int = 10,
     ) -> None:
-        whole = {"embed_dim": embed_dim, "references": references, "iterations": iterations}
-        for option, value in whole.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'ot': {option}={value}; expected at least 1")
-        if epsilon <= 0:
-            raise ConfigError(f"aggregator 'ot': epsilon={epsilon}; expected more than 0")
+        at_least_one("ot", embed_dim=embed_dim, references=references, iterations=iterations)
+        above_zero("ot", epsilon=epsilon)
         super().__init__(in_dim, references * embed_dim)
         self.epsilon, self.iterations = epsilon, iterations
         self.project = nn.Linear(in_dim, embed_dim)

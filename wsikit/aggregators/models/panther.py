@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import above_zero, at_least_one
 from wsikit.aggregators.registry import register_aggregator
 from wsikit.errors import ConfigError
 from wsikit.layers.packed import bag_sizes
@@ -73,12 +74,8 @@ class Panther(Aggregator):
         variance: float = 1.0,
     ) -> None:
         width = in_dim if embed_dim is None else embed_dim
-        for option, value in {"embed_dim": width, "prototypes": prototypes, "steps": steps}.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'panther': {option}={value}; expected at least 1")
-        for option, weight in {"tau": tau, "variance": variance}.items():
-            if weight <= 0:
-                raise ConfigError(f"aggregator 'panther': {option}={weight}; expected more than 0")
+        at_least_one("panther", embed_dim=width, prototypes=prototypes, steps=steps)
+        above_zero("panther", tau=tau, variance=variance)
         super().__init__(in_dim, prototypes * (1 + 2 * width))
         self.steps, self.tau, self.start_variance = steps, tau, variance
         self.project = None if embed_dim is None else nn.Linear(in_dim, embed_dim)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
-from wsikit.aggregators.graph_network import at_least_one, share
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.aggregators.registry import register_aggregator
 from wsikit.layers.gated_attention import AttentionScores
 from wsikit.layers.message_passing import Neighbours, neighbour_softmax_sum, neighbours
@@ -87,7 +87,7 @@ class PatchGcn(Aggregator):
         residual_dropout: float = 0.1,
     ) -> None:
         at_least_one("patch-gcn", hidden_dim=hidden_dim, convolutions=convolutions)
-        share("patch-gcn", dropout=dropout, residual_dropout=residual_dropout)
+        below_one("patch-gcn", dropout=dropout, residual_dropout=residual_dropout)
         width = (convolutions + 1) * hidden_dim
         super().__init__(in_dim, width)
         self.project = _dense(in_dim, hidden_dim, dropout)

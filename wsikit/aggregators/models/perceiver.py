@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.multihead import attention_maps, packed_attention, repeat_rows
 from wsikit.layers.packed import segment_mean
 
@@ -85,12 +85,8 @@ class Perceiver(Aggregator):
         layers: int = 2,
         heads: int = 8,
     ) -> None:
-        whole = {"embed_dim": embed_dim, "latents": latents, "rounds": rounds, "layers": layers, "heads": heads}
-        for option, value in whole.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'perceiver': {option}={value}; expected at least 1")
-        if embed_dim % heads:
-            raise ConfigError(f"aggregator 'perceiver': embed_dim={embed_dim}; expected a multiple of heads={heads}")
+        at_least_one("perceiver", embed_dim=embed_dim, latents=latents, rounds=rounds, layers=layers, heads=heads)
+        multiple_of_heads("perceiver", embed_dim, heads)
         super().__init__(in_dim, embed_dim)
         self.rounds = rounds
         # As the authors' code: a narrow normal distribution, cut at two standard deviations.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.errors import ConfigError
 from wsikit.layers.multihead import attention_maps, packed_attention, repeat_rows
 
 CARD = AggregatorCard(
@@ -101,14 +101,8 @@ class SetTransformer(Aggregator):
         seeds: int = 1,
         layer_norm: bool = True,
     ) -> None:
-        whole = {"embed_dim": embed_dim, "heads": heads, "points": points, "layers": layers, "seeds": seeds}
-        for option, value in whole.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'set-transformer': {option}={value}; expected at least 1")
-        if embed_dim % heads:
-            raise ConfigError(
-                f"aggregator 'set-transformer': embed_dim={embed_dim}; expected a multiple of heads={heads}"
-            )
+        at_least_one("set-transformer", embed_dim=embed_dim, heads=heads, points=points, layers=layers, seeds=seeds)
+        multiple_of_heads("set-transformer", embed_dim, heads)
         super().__init__(in_dim, seeds * embed_dim)
         self.encoder = nn.ModuleList(
             InducedAttention(

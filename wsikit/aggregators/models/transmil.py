@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
+from wsikit.aggregators.options import at_least_one, below_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
 from wsikit.errors import ConfigError
 from wsikit.layers.grid_convolution import grid_convolution
@@ -91,14 +92,9 @@ class TransMil(Aggregator):
         places: str = "grid",
     ) -> None:
         landmarks = max(1, embed_dim // 2) if landmarks is None else landmarks
-        whole = {"embed_dim": embed_dim, "heads": heads, "landmarks": landmarks, "iterations": iterations}
-        for option, value in whole.items():
-            if value < 1:
-                raise ConfigError(f"aggregator 'transmil': {option}={value}; expected at least 1")
-        if embed_dim % heads:
-            raise ConfigError(f"aggregator 'transmil': embed_dim={embed_dim}; expected a multiple of heads={heads}")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"aggregator 'transmil': dropout={dropout}; expected at least 0 and below 1")
+        at_least_one("transmil", embed_dim=embed_dim, heads=heads, landmarks=landmarks, iterations=iterations)
+        multiple_of_heads("transmil", embed_dim, heads)
+        below_one("transmil", dropout=dropout)
         if places not in ("grid", "square"):
             raise ConfigError(f"aggregator 'transmil': places={places!r}; expected 'grid' or 'square'")
         super().__init__(in_dim, embed_dim)

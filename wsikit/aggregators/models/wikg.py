@@ -8,7 +8,7 @@ from torch.nn.functional import leaky_relu
 from torch.utils.checkpoint import checkpoint
 
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
-from wsikit.aggregators.graph_network import at_least_one, share
+from wsikit.aggregators.options import at_least_one, below_one
 from wsikit.aggregators.registry import register_aggregator
 from wsikit.layers.packed import bag_sizes, segment_softmax, segment_weighted_sum
 
@@ -61,7 +61,7 @@ class WiKG(Aggregator):
 
     def __init__(self, in_dim: int, *, embed_dim: int = 512, k: int = 6, dropout: float = 0.3) -> None:
         at_least_one("wikg", embed_dim=embed_dim, k=k)
-        share("wikg", dropout=dropout)
+        below_one("wikg", dropout=dropout)
         super().__init__(in_dim, embed_dim)
         self.k = k
         self.project = nn.Linear(in_dim, embed_dim)
