@@ -145,7 +145,7 @@ def test_a_bag_that_holds_no_numbers_is_refused_with_its_slide(planting, experim
     add_features(root, "sick", "toy-0000", dim=8, attributes={"card": {"name": "toy", "dim": 8}, "run": {}})
     write_shard(root, "sick", "toy-0000", 0, values=x, status=np.zeros(3, np.uint8), facts={})
     with (folder / "cohort.csv").open("a") as file:
-        file.write("sick,p999,1,III,3.5,True,9\n")
+        file.write("sick,p999,1,III,3.5,True,9,1,0\n")
     with pytest.raises(StoreError, match="slides 'sick': 1 of 3 tiles have features that are infinite or no number"):
         crossval(experiment(folder, tmp_path / "run", **QUICK), workers=1)
 
@@ -159,7 +159,7 @@ def test_an_empty_bag_is_refused_with_its_slide(planting, experiment, tmp_path):
     status = np.full(2, 1, np.uint8)
     write_shard(root, "bare", "toy-0000", 0, values=np.full((2, 8), np.nan, np.float16), status=status, facts={})
     with (folder / "cohort.csv").open("a") as file:
-        file.write("bare,p999,1,III,3.5,True,9\n")
+        file.write("bare,p999,1,III,3.5,True,9,1,0\n")
     with pytest.raises(ConfigError, match=r"bare \(without a usable tile\)"):
         crossval(experiment(folder, tmp_path / "run", **QUICK), workers=1)
 

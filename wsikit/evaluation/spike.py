@@ -18,6 +18,7 @@ from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassLabel, ClassTarget, endpoint_from
 from wsikit.cohort.splits import make_splits
 from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.config import config_hash
 from wsikit.errors import ConfigError
 from wsikit.evaluation.members import fit_members, plan_members
 from wsikit.evaluation.result import Metric
@@ -25,7 +26,7 @@ from wsikit.evaluation.scores import metrics_of
 from wsikit.evaluation.settings import Experiment
 from wsikit.processes import cores
 from wsikit.store.places import StorePath
-from wsikit.store.reader import Bag, Bounds, FeatureStore
+from wsikit.store.reader import FeatureStore
 from wsikit.tasks.task import create_task
 
 Say = Callable[[str], None]
@@ -61,15 +62,22 @@ class SpikedStore(FeatureStore):
         rng = np.random.default_rng([self.seed, zlib.crc32(slide_id.encode())])  # the same in every process
         return np.sort(rng.choice(tiles, max(1, round(self.share * tiles)), replace=False))
 
-    def bag(self, slide_id: str, *, encoder: str, where: Bounds | None = None) -> Bag:
-        """As that of the real store, with the vector added."""
-        bag = super().bag(slide_id, encoder=encoder, where=where)
-        rows = self.rows_of(slide_id, len(bag))
-        if not len(rows):
-            return bag
-        x = bag.x.copy()
-        x[rows] = (x[rows].astype(np.float32) + self.vector).astype(x.dtype)
-        return replace(bag, x=x)
+    def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
+        """As those of the real store, with the vector added."""
+        x = super().values(slide_id, encoder=encoder, rows=rows)
+        if slide_id not in self.spiked or not self.share:
+            return x
+        usable = self.tiles(slide_id, encoder=encoder).rows
+        chosen = usable[self.rows_of(slide_id, len(usable))]
+        mine = np.isin(np.arange(len(x)) if rows is None else np.asarray(rows), chosen)
+        x = x.copy()
+        x[mine] = (x[mine].astype(np.float32) + self.vector).astype(x.dtype)
+        return x
+
+    def digest(self, slide_id: str, encoder: str) -> str:
+        """Another one than the real store's: a model that was fitted on other features is not this one."""
+        added = [self.vector.tolist(), self.share, slide_id in self.spiked, self.seed]
+        return config_hash([super().digest(slide_id, encoder), added])
 
 
 @dataclass(frozen=True)

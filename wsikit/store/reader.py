@@ -161,7 +161,7 @@ class FeatureStore:
     def digest(self, slide_id: str, encoder: str) -> str:
         """Identity of a slide's tiles and features, by the records that hold every object's hash; 64 hex digits."""
         keys = self._finished_keys(slide_id, encoder)
-        done = self._layout.private / "done" / slide_id
+        done = self._layout.done(slide_id)
         digest = hashlib.sha256()
         for record in (done / "plan", *(file for key in keys for file in files_below(done / key))):
             digest.update(record.name.encode() + b"\0" + record.read_bytes())
