@@ -26,10 +26,11 @@ BUDGET_BYTES = 192 << 20
 """Decoded cells that one open slide may keep."""
 
 CHUNK_CELLS, CHUNK_CELLS_SHARED = 8, 64
-"""Cells decoded before the tiles that need them are cut, by one thread and by several.
+"""Cells decoded before the tiles that need them are cut.
 
 Few are still in the core's own cache when tiles are cut from them: 8 of 256 px and not 64 give one thread 1.08 times
-the tiles off the grid. Several threads wait for each other after every chunk, and so take more.
+the tiles off the grid. Several threads wait for each other after every chunk, and so take more, as do tiles that are
+larger than a cell (with 8, a tenth slower at 2x coarser).
 """
 
 Item = TypeVar("Item")
@@ -111,10 +112,12 @@ class CellCache:
             [row * self.level.grid[0] + column for row, _, _ in rows for column, _, _ in columns]
             for columns, rows in zip(across, down, strict=True)
         ]
+        alone = threads == 1 and size[0] <= self._cell[0] and size[1] <= self._cell[1]
+        chunk = CHUNK_CELLS if alone else CHUNK_CELLS_SHARED
         first = 0
         while first < len(origins):
             self._drop_above(int(origins[first, 1]))
-            last, missing = self._make_room(wanted, first, CHUNK_CELLS if threads == 1 else CHUNK_CELLS_SHARED)
+            last, missing = self._make_room(wanted, first, chunk)
             failed = self._decode(missing, pool, threads)
 
             def one(i: int, failed: set[int] = failed) -> None:
