@@ -34,7 +34,7 @@ test-full: MARKERS := not gpu and not weights
 # The notebooks run in the suite, so this build of the docs shows them as they are.
 test test-full: lint
 	$(BIN)/sphinx-build -q -W --keep-going -D nb_execution_mode=off docs build/docs-check
-	$(BIN)/python -m pytest -m "$(MARKERS)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKERS)"
 
 bench: setup
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
