@@ -10,7 +10,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, KaplanMeierGroup, draw_kaplan_meier, text_inches, wrap_text
+from wsikit.figures.kaplan_meier import KaplanMeierGroup, draw_kaplan_meier
+from wsikit.figures.look import COLOURS, text_inches, wrap_text
 
 
 def random_group(name, patients, scale, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, GREY, INK, wrap_text
+from wsikit.figures.look import COLOURS, GREY, INK, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

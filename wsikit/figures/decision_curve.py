@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, DASHES, GREY, INK, wrap_text
+from wsikit.figures.look import COLOURS, DASHES, GREY, INK, legend_below, plain_axes, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,15 +91,6 @@ def draw_decision_curve(
     axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(-0.15 * top, 1.08 * top))
     axes.set_xlabel("Probability from which one acts", fontsize=14, color=INK)
     axes.set_ylabel("Net benefit", fontsize=14, color=INK)
-    axes.tick_params(labelsize=12.5, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    written = figure.legend(
-        loc="upper left", bbox_to_anchor=(_MARGIN / _WIDTH, (below - _AXIS) / height), frameon=False, fontsize=12,
-        handlelength=3.2, borderaxespad=0, borderpad=0, labelspacing=0.35,
-    )  # fmt: skip
-    for text in written.get_texts():
-        text.set_parse_math(False)  # a "$" in a name is a "$"
+    plain_axes(axes, points=12.5)
+    legend_below(figure, (_MARGIN / _WIDTH, (below - _AXIS) / height))
     return figure

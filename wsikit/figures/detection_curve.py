@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, GREY, INK
+from wsikit.figures.look import COLOURS, GREY, INK, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,10 +62,6 @@ def draw_detection_curve(
     axes.set_ylim(min(0.3, ends.min(), control[1]) - 0.02, 1.02)
     axes.set_xlabel("Tiles with the effect", fontsize=13, color=INK)
     axes.set_ylabel("AUC", fontsize=13, color=INK)
-    axes.tick_params(labelsize=11.5, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes, points=11.5, grid="y")
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=11.5)
     return figure

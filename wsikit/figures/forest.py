@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, GREY, INK, wrap_text
+from wsikit.figures.look import COLOURS, GREY, INK, plain_axes, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,9 +88,5 @@ def draw_forest(rows: Sequence[ForestRow], *, name: str, reference: float | None
     axes.set_yticks([])
     axes.set_xlabel(name, fontsize=12, color=INK)
     axes.locator_params(axis="x", nbins=7)
-    axes.tick_params(labelsize=11, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
-    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes, points=11, grid="x", left=False)
     return figure

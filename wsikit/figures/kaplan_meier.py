@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,18 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
+from wsikit.figures.look import COLOURS, DASHES, GREY, INK, plain_axes, text_inches, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Apart for colour-blind eyes: Okabe and Ito, 2008, https://jfly.uni-koeln.de/color/ (its yellow is too pale here)."""
-
-DASHES = ("-", (0, (5, 1)), (0, (1.5, 0.8)), (0, (6, 1, 1.2, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 2)))
-"""Apart in black and white, too."""
-
-INK, GREY = "#222222", "#666666"
 
 _WIDTH, _CURVES = 8.0, 4.4  # inches: of the figure, and the height of the axes
 _AXIS, _MARGIN = 0.75, 0.3  # inches: for the ticks and the name of the time axis; left of all text
@@ -121,25 +113,6 @@ def draw_kaplan_meier(groups: Sequence[KaplanMeierGroup], *, unit: str, title: s
     return figure
 
 
-def wrap_text(text: str, *, inches: float, points: float, bold: bool = False) -> list[str]:
-    """Lines of a text that are no wider than ``inches`` in a font of ``points``."""
-    most = round(4 * 72 * inches / points)  # the letters of a text are wider than a quarter of their height
-    for letters in range(min(most, len(text)), 1, -1):
-        lines = textwrap.wrap(text, letters)
-        if all(text_inches(line, points=points, bold=bold) <= inches for line in lines):
-            return lines
-    return list(text)
-
-
-def text_inches(line: str, *, points: float, bold: bool = False) -> float:
-    """Width of a line in the figures' font."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextToPath
-
-    font = FontProperties(size=points, weight="bold" if bold else "normal")
-    return float(TextToPath().get_text_width_height_descent(line, font, ismath=False)[0]) / 72
-
-
 def _checked(group: KaplanMeierGroup) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     time, event = np.asarray(group.time, np.float64), np.asarray(group.event, np.float64)
     if time.ndim != 1 or time.shape != event.shape or len(time) == 0:
@@ -191,11 +164,7 @@ def _set_axes(axes: Axes, last: float, unit: str) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(f"Time ({unit})", fontsize=14, color=INK)
     axes.set_ylabel("Survival probability", fontsize=14, color=INK)
-    axes.tick_params(labelsize=12.5, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes, points=12.5, grid="y")
 
 
 def _write_table(

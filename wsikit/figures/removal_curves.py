@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, GREY, INK
+from wsikit.figures.look import COLOURS, GREY, INK, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,10 +61,6 @@ def draw_removal_curves(
     axes.set_xlim(0, 100)
     axes.set_xlabel("Tiles taken away, %", fontsize=10.5, color=INK)
     axes.set_ylabel(name, fontsize=10.5, color=INK, parse_math=False)
-    axes.tick_params(labelsize=9.5, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes, points=9.5, grid="y")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9.5, handlelength=2.4)
     return figure

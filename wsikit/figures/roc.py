@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, DASHES, GREY, INK, wrap_text
+from wsikit.figures.look import COLOURS, DASHES, GREY, INK, legend_below, plain_axes, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,19 +101,10 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
     axes.set_ylabel("Sensitivity", fontsize=14, color=INK)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.tick_params(labelsize=12.5, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes, points=12.5)
     handles, labels = axes.get_legend_handles_labels()
     corner = (_MARGIN / _WIDTH, (below - _AXIS) / height)
-    written = figure.legend(
-        handles, labels, loc="upper left", bbox_to_anchor=corner, frameon=False, fontsize=12, handlelength=3.2,
-        borderaxespad=0, borderpad=0, labelspacing=0.35,
-    )  # fmt: skip
-    for text in written.get_texts():
-        text.set_parse_math(False)  # a "$" in a name is a "$"
+    legend_below(figure, corner, handles=handles, labels=labels)
     return figure
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, GREY, INK, wrap_text
+from wsikit.figures.look import COLOURS, GREY, INK, plain_axes, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,9 +72,5 @@ def draw_scatter(
         axis.set_label_text(words[0] + (" ..." if len(words) > 1 else ""), fontsize=14, color=INK)
         axis.label.set_parse_math(False)  # a "$" in a name is a "$"
     axes.locator_params(nbins=6)
-    axes.tick_params(labelsize=12.5, color=GREY, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes, points=12.5)
     return figure

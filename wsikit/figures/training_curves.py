@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ConfigError
-from wsikit.figures.kaplan_meier import COLOURS, GREY, INK
+from wsikit.figures.look import COLOURS, INK, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,11 +89,8 @@ def draw_training_curves(curves: Sequence[TrainingCurve], *, name: str = "loss")
         axes.set_xlim(1 if epochs > 1 else 0, max(epochs, 2))
         axes.set_ylim(low, high)
         axes.set_title(panel, fontsize=11, color=INK, pad=4)
-        axes.tick_params(labelsize=10, color=GREY, labelcolor=INK, labelleft=column == 0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
+        plain_axes(axes, points=10, grid="y")
+        axes.tick_params(labelleft=column == 0)
         axes.locator_params(nbins=5)
         axes.locator_params(axis="x", integer=True)
     figure.text(left / width, 0.25 / height, "Epoch", fontsize=12, color=INK, va="center")

@@ -15,7 +15,8 @@ from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.evaluation.result import CrossvalResult, Metric
 from wsikit.figures.calibration import CalibrationPoints, draw_calibration
 from wsikit.figures.decision_curve import DecisionCurve, draw_decision_curve
-from wsikit.figures.kaplan_meier import COLOURS, KaplanMeierGroup, draw_kaplan_meier
+from wsikit.figures.kaplan_meier import KaplanMeierGroup, draw_kaplan_meier
+from wsikit.figures.look import COLOURS
 from wsikit.figures.roc import RocCurve, draw_roc
 from wsikit.figures.scatter import draw_scatter
 from wsikit.figures.training_curves import TrainingCurve, draw_training_curves
