@@ -2,7 +2,8 @@
 
 A new encoder, reader or segmenter is a new file in the registry's package and nothing else: the
 table imports the files of that package when it is first asked, and joins what other installed
-distributions offer under the same entry-point group.
+distributions offer under the same entry-point group. One of those that cannot be imported is named in the log and
+wherever a name is not known.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
+import logging
 import pkgutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from wsikit.errors import UnknownNameError
+
+log = logging.getLogger(__name__)
 
 
 class Named(Protocol):
@@ -63,6 +67,7 @@ class Registry(Generic[CardT]):
     def __init__(self, kind: str, *, package: str, group: str) -> None:
         self.kind, self._package, self._group = kind, package, group
         self._entries: dict[str, Entry[CardT]] = {}
+        self._broken: list[str] = []  # what other distributions offer and cannot be imported
         self._lock = threading.RLock()  # workers ask from several threads at once
         self._loading = self._loaded = False
 
@@ -92,10 +97,20 @@ class Registry(Generic[CardT]):
                 for module in pkgutil.iter_modules(package.__path__):
                     importlib.import_module(f"{self._package}.{module.name}")
                 for point in entry_points(group=self._group):
-                    point.load()
+                    self._join(point)
                 self._loaded = True
             finally:
                 self._loading = False
+
+    def _join(self, point: EntryPoint) -> None:
+        """Import what another distribution offers; one that is broken does not take the others with it."""
+        try:
+            point.load()
+        except Exception as error:
+            owner = point.dist.name if point.dist is not None else "a distribution without a name"
+            text = f"{point.name!r} of {owner} cannot be used: {type(error).__name__}: {error}"
+            log.warning("%s %s", self.kind, text)
+            self._broken.append(text)
 
     def names(self, pattern: str = "*") -> list[str]:
         """Registered names that match a shell pattern, sorted."""
@@ -113,7 +128,7 @@ class Registry(Generic[CardT]):
         except KeyError:
             raise UnknownNameError(
                 f"no {self.kind} named {name!r}{nearest(name, self._entries)} "
-                f"(known: {', '.join(sorted(self._entries))})"
+                f"(known: {', '.join(sorted(self._entries))}{''.join('; ' + text for text in self._broken)})"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,6 +52,56 @@ def test_a_width_that_is_none_is_refused(in_dim: object) -> None:
 def test_an_option_out_of_range_is_refused(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create_aggregator(name, in_dim=4, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("abmil", {"attention_dim": "a"}, "'abmil': attention_dim='a', str; Input should be a valid integer"),
+        ("abmil", {"attention_dim": "64"}, "attention_dim='64', str; Input should be a valid integer"),
+        ("abmil", {"dropout": True}, "dropout=True, bool; Input should be a valid number"),
+        ("abmil", {"gated": 1}, "gated=1, int; Input should be a valid boolean"),
+        ("longnet", {"segments": [64, 1.5]}, r"segments=\[64, 1.5\], list; Input should be a valid integer"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_aggregator(name, in_dim=4, **options)
+
+
+def test_a_whole_number_is_a_number_and_a_list_a_tuple() -> None:
+    assert create_aggregator("abmil", in_dim=4, dropout=0).training
+    as_list = create_aggregator("longnet", in_dim=4, segments=[16, 32], dilations=[1, 2], seed=0)
+    as_tuple = create_aggregator("longnet", in_dim=4, segments=(16, 32), dilations=(1, 2), seed=0)
+    assert as_list.state_dict().keys() == as_tuple.state_dict().keys()
+
+
+def test_a_broken_plugin_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    """In a process of its own: a real distribution on the path, one of whose modules cannot be imported."""
+    (tmp_path / "broken_plugin.py").write_text("import a_module_that_is_not_there\n")
+    (tmp_path / "whole_plugin.py").write_text(
+        "from wsikit.aggregators.base import AggregatorCard\n"
+        "from wsikit.aggregators.models.mean import Mean\n"
+        "from wsikit.aggregators.registry import register_aggregator\n"
+        "card = AggregatorCard('my-mean', 'Mean', 'none', repository='none', licence='MIT', attention=False)\n"
+        "register_aggregator(card)(Mean)\n"
+    )
+    facts = tmp_path / "a_plugin-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: a-plugin\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[wsikit.aggregators]\nbroken = broken_plugin\nwhole = whole_plugin\n")
+    code = (
+        "from wsikit.aggregators.registry import list_aggregators, aggregator_card\n"
+        "names = list_aggregators()\n"
+        "assert 'abmil' in names and 'my-mean' in names and 'broken' not in names\n"
+        "aggregator_card('broken')\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    said = "'broken' of a-plugin cannot be used: ModuleNotFoundError: No module named 'a_module_that_is_not_there'"
+    assert f"aggregator {said}" in done.stderr.splitlines()
+    assert "UnknownNameError: no aggregator named 'broken'" in done.stderr
+    assert said in done.stderr.splitlines()[-1]
 
 
 def test_a_seed_decides_the_weights_and_leaves_the_generator_alone() -> None:

@@ -69,3 +69,13 @@ def test_other_features_are_added_to_the_same_tiles_and_the_same_again_change_no
 def test_what_cannot_be_kept_is_refused(tmp_path, bags, options, message):
     with pytest.raises(ConfigError, match=message):
         wk.store_features(tmp_path / "s.zarr", bags, encoder="toy", source="drawn", **options)
+
+
+def test_another_width_under_the_same_name_is_refused(tmp_path):
+    wk.store_features(tmp_path / "s.zarr", {"a": np.ones((3, 4))}, encoder="toy", source="drawn")
+    with pytest.raises(
+        ConfigError, match="encoder 'toy' are 4 wide there .slide 'a'., these are 5; give these another"
+    ):
+        wk.store_features(tmp_path / "s.zarr", {"b": np.ones((3, 5))}, encoder="toy", source="drawn")
+    store = wk.store_features(tmp_path / "s.zarr", {"b": np.ones((3, 5))}, encoder="toy5", source="drawn")
+    assert store.bag("b", encoder="toy5").x.shape == (3, 5)

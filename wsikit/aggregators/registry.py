@@ -8,8 +8,9 @@ the class beside ``in_dim`` are its options.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast, get_type_hints
 
 import torch
 
@@ -67,7 +68,7 @@ def create_aggregator(
 
     Raises:
         UnknownNameError: No such aggregator.
-        ConfigError: An option or a width that it cannot use.
+        ConfigError: An option or a width that it cannot use; an option of another type than is declared.
 
     Example:
         >>> model = create_aggregator("abmil", in_dim=16, seed=0)
@@ -81,6 +82,7 @@ def create_aggregator(
         if option not in own:
             listed = f"its options: {', '.join(own)}" if own else "it has no options"
             raise ConfigError(f"aggregator {name!r} has no option {option!r}{nearest(option, own)} ({listed})")
+    _check_types(name, build, options)
     if isinstance(in_dim, bool) or not isinstance(in_dim, int) or in_dim < 1:
         raise ConfigError(f"aggregator {name!r}: in_dim={in_dim!r}; expected the width of a feature, a whole number")
     if classes is not None and "classes" in inspect.signature(build).parameters:
@@ -91,3 +93,23 @@ def create_aggregator(
         # Not torch.manual_seed, which seeds the generators of the accelerators too.
         torch.default_generator.manual_seed(seed)
         return cast(Aggregator, build(in_dim=in_dim, **options))
+
+
+def _check_types(name: str, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse an option whose type is not the declared one: a configuration file may hold anything."""
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    try:
+        declared = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    except (NameError, TypeError):  # declared for type checkers only
+        return
+    for option, value in options.items():
+        try:
+            # As JSON: there a list is a tuple, and 1 is 1.0, but "1" is not a number.
+            TypeAdapter(declared[option]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            found = f"{option}={value!r}, {type(value).__name__}"
+            raise ConfigError(f"aggregator {name!r}: {found}; {error.errors()[0]['msg']}") from None
+        except (KeyError, TypeError, PydanticUserError):  # nothing is declared, or nothing that a file could hold
+            continue

@@ -55,7 +55,8 @@ def store_features(
         mpp: Micrometres per level-0 px; None where there are none.
 
     Raises:
-        ConfigError: Shapes that do not fit, values that float16 cannot hold, or slides without places.
+        ConfigError: Shapes that do not fit, another D than the store has under this name, values that float16 cannot
+            hold, or slides without places.
         ChangedError: The store has other tiles, or other features under this name, of one of the slides.
 
     Example:
@@ -81,6 +82,7 @@ def store_features(
     )
     with Lease(root):
         begin_store(root, {"source": "arrays", "tile_level0_px": float(tile_level0_px), "mpp": mpp})
+        _refuse_other_width(open_store(root), key, dim)
         for slide_id, given in features.items():
             fmt.check_slide_id(slide_id)
             x, places = _checked(slide_id, given), _places(slide_id, len(given), coords, tile_level0_px)
@@ -94,6 +96,18 @@ def store_features(
                 status = np.full(rows.stop - rows.start, fmt.OK, np.uint8)
                 write_shard(root, slide_id, key, shard, values=x[rows], status=status, facts={})
     return open_store(root)
+
+
+def _refuse_other_width(store: FeatureStore, key: str, dim: int) -> None:
+    for slide_id in store.slide_ids:
+        if key in store.keys(slide_id):
+            found = store.encoder(slide_id, key)["card"]
+            if found["dim"] != dim:
+                raise ConfigError(
+                    f"store {store.path}: features of encoder {found['name']!r} are {found['dim']} wide there (slide "
+                    f"{slide_id!r}), these are {dim}; give these another encoder name"
+                )
+            return
 
 
 def _checked(slide_id: str, given: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float16]:
