@@ -24,6 +24,7 @@ CARD = AggregatorCard(
     repository="https://github.com/microsoft/torchscale; https://github.com/prov-gigapath/prov-gigapath",
     licence="MIT; Prov-GigaPath license terms (research only)",
     uses_grid=True,
+    rollout=True,
     attention=False,
 )
 
@@ -47,11 +48,20 @@ class LongNetLayer(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """One sequence (N, E) -> (N, E)."""
         normed = self.attention_norm(h)
-        parts = (part(normed).unflatten(1, (self.heads, -1)) for part in (self.query, self.key, self.value))
-        attended = dilated_attention(*parts, segments=self.segments, dilations=self.dilations).flatten(1)
+        attended = self._attend(normed, torch.unflatten(self.value(normed), 1, (self.heads, -1))).flatten(1)
         h = h + self.dropout(self.out(self.inner_norm(attended)))
         out: Tensor = h + self.dropout(self.feed_forward(h))
         return out
+
+    def carry(self, marks: Tensor, h: Tensor) -> Tensor:
+        """Marks (N,) of a sequence (N, E) -> those of the answer, (N,)."""
+        values = marks[:, None, None].expand(-1, self.heads, 1)  # (N, H, 1)
+        return (marks + self._attend(self.attention_norm(h), values).mean(1)[:, 0]) / 2
+
+    def _attend(self, normed: Tensor, value: Tensor) -> Tensor:
+        """(N, E) and (N, H, d) -> (N, H, d)."""
+        query, key = (torch.unflatten(part(normed), 1, (self.heads, -1)) for part in (self.query, self.key))
+        return dilated_attention(query, key, value, segments=self.segments, dilations=self.dilations)
 
 
 @register_aggregator(CARD)
@@ -70,7 +80,7 @@ class LongNet(Aggregator):
     dilations=(1, 2, 4, 8, 16), segments=(1024, 5792, 32768, 185363, 1048576)``. It also drops whole layers at random.
 
     No tile hears one beyond its longest segment, so that a class token, which is first, asks for a segment
-    longer than the bag. There is no attention map.
+    longer than the bag. There is no attention map, but attention rollout.
 
     Args:
         in_dim: D.
@@ -145,6 +155,16 @@ class LongNet(Aggregator):
         Raises:
             ConfigError: A bag too long for the class token to hear all of it.
         """
+        bags = zip(*self._bags(x, offsets, grid), strict=True)
+        return AggregatorOutput(torch.stack([self._encode(bag, places) for bag, places in bags]))
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """Through the layers, bag by bag; see :class:`Aggregator`."""
+        bags = zip(*self._bags(x, offsets, grid, marks), strict=True)
+        return torch.stack([self._carried(mine, bag, places) for bag, places, mine in bags])
+
+    def _bags(self, x: Tensor, offsets: Tensor, grid: Tensor | None, *more: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        """Everything in reading order, and each bag for itself."""
         assert grid is not None  # uses_grid
         sizes = bag_sizes(offsets)
         if self.class_token is not None and max(sizes) >= self.longest:
@@ -153,20 +173,34 @@ class LongNet(Aggregator):
                 f"{self.longest - 1} alone; expected a longer segment in segments=, or pooling='mean'"
             )
         order = reading_order(grid, offsets)
-        bags = zip(torch.split(x[order], sizes), torch.split(grid[order], sizes), strict=True)
-        return AggregatorOutput(torch.stack([self._encode(bag, places) for bag, places in bags]))
+        return tuple(torch.split(part[order], sizes) for part in (x, grid, *more))
 
     def _encode(self, x: Tensor, grid: Tensor) -> Tensor:
         """One bag: (N, D) and (N, 2) -> (E,)."""
-        places = sinusoidal_places(grid - grid.amin(0), self.out_dim)
-        h = self.project(x)
-        h = h + places.to(h.dtype)  # (N, E)
-        if self.class_token is not None:
-            h = torch.cat([self.class_token.to(h.dtype), h])  # (1 + N, E); the token's place is no wave at all
-        h = self.dropout(h)
+        h = self._begin(x, grid)
         for layer in self.layers:
             h = layer(h)
         h = self.layers_norm(h)
         wide = torch.promote_types(h.dtype, torch.float32)
         z: Tensor = self.norm(h.mean(0, dtype=wide) if self.class_token is None else h[0].to(wide))
         return z.to(wide)
+
+    def _carried(self, marks: Tensor, x: Tensor, grid: Tensor) -> Tensor:
+        """What the output of one bag is given of its marks: (N,), (N, D) and (N, 2) -> ()."""
+        h = self._begin(x, grid)
+        if self.class_token is not None:
+            marks = torch.cat([marks.new_zeros(1), marks])  # (1 + N,)
+        for layer in self.layers:
+            assert isinstance(layer, LongNetLayer)
+            marks, h = layer.carry(marks, h), layer(h)
+        return marks.mean() if self.class_token is None else marks[0]
+
+    def _begin(self, x: Tensor, grid: Tensor) -> Tensor:
+        """The rows that the first layer is given: (N, D) and (N, 2) -> (N, E), or (1 + N, E) with a class token."""
+        places = sinusoidal_places(grid - grid.amin(0), self.out_dim)
+        h = self.project(x)
+        h = h + places.to(h.dtype)  # (N, E)
+        if self.class_token is not None:
+            h = torch.cat([self.class_token.to(h.dtype), h])  # (1 + N, E); the token's place is no wave at all
+        begun: Tensor = self.dropout(h)
+        return begun
