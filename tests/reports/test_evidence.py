@@ -67,7 +67,9 @@ def test_true_map_is_faithful_and_the_reversed_one_is_not(kind, make_result):
     assert against is not None
     assert against.verdict == "unfaithful"
     assert "the prediction comes from other tiles" in against.words
-    assert evidence_of(wrong, patient + 1, bags, map_of(wrong, patient + 1, bags)) is None, "no attention, nothing to test"
+    assert evidence_of(wrong, patient + 1, bags, map_of(wrong, patient + 1, bags)) is None, (
+        "no attention, nothing to test"
+    )
 
 
 def test_words_are_the_models_own_numbers(make_result):
