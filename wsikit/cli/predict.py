@@ -62,7 +62,7 @@ def command(
         for slides, values in drawn:
             write_heatmaps(slides, values, out / "heatmaps", name=MAP_NAMES[report.map_kind])
         where = f"{out / 'heatmaps'}   (pictures, and GeoJSON for QuPath)"
-        none = "none: the models have no attention over tiles"
+        none = "none: the models have no attention over tiles; transformers have '--map rollout'"
         console.print(f"heatmaps: {where if drawn else none}", highlight=False, soft_wrap=True)
     if report.skipped:
         raise typer.Exit(1)
