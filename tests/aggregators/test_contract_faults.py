@@ -1,6 +1,7 @@
 """The contract itself: models with planted faults, each caught by the clause meant for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -231,6 +232,49 @@ class OneEmbeddingTooMany(Sound):
         return AggregatorOutput(embedding[:, None].expand(-1, self.classes, -1))
 
 
+class HiddenCarry(Sound):
+    """Has the method, and nobody hears of it."""
+
+    def carry(self, marks, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return segment_mean(marks[:, None], offsets)[:, 0]
+
+
+class Carrying(HiddenCarry):
+    card = replace(CARD, rollout=True)
+
+
+class CarriesSquares(Carrying):
+    def carry(self, marks, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return super().carry(marks + 0.1 * marks.square(), x, offsets, grid, edges)
+
+
+class CarriesOtherBags(Carrying):
+    """Every bag is handed the mean over all."""
+
+    def carry(self, marks, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return marks.mean().repeat(len(offsets) - 1)
+
+
+class CarriesTheFirst(Carrying):
+    def carry(self, marks, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return marks[offsets[:-1]]
+
+
+class CarriesNothing(Carrying):
+    def carry(self, marks, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        return 0 * super().carry(marks, x, offsets, grid, edges)
+
+
+class CarriesEveryPair(Carrying):
+    """Its matrices are made: no harm to a small bag."""
+
+    def carry(self, marks, x, offsets, grid, edges):  # type: ignore[no-untyped-def]
+        index = bag_index(offsets)
+        scores = (self.project(x) @ x.T)[None].expand(12, -1, -1) / D
+        alike = scores.masked_fill(index[:, None] != index, -torch.inf).softmax(2).mean(0)
+        return super().carry(alike @ marks, x, offsets, grid, edges)
+
+
 FAULTS = [
     (NoAttention, "output_is_as_declared", "attention=True, the output has it: False"),
     (NegativeAttention, "attention_is_a_distribution", "goes down to -"),
@@ -253,6 +297,12 @@ FAULTS = [
     (OneEmbeddingTooMany, "any_number_of_outputs", "2 embeddings for 1 outputs"),
     (TaughtByLabelsAlone, "any_number_of_outputs", "with 1 outputs nothing teaches parameter 'classify.weight'"),
     (EveryPair, "memory_is_bounded", "grows faster than the bag"),
+    (HiddenCarry, "rollout_is_as_declared", "its card does not say rollout=True"),
+    (CarriesSquares, "rollout_is_as_declared", "carry of 2 a - b and 2 carry"),
+    (CarriesOtherBags, "rollout_is_as_declared", "carry and what rollout says of it differ"),
+    (CarriesTheFirst, "rollout_is_as_declared", "rollout in another order differ"),
+    (CarriesNothing, "rollout_is_as_declared", "nothing of it arrives"),
+    (CarriesEveryPair, "rollout_is_as_declared", "rollout of 5000 instances takes"),
 ]
 
 
@@ -278,7 +328,7 @@ def test_a_bag_that_takes_too_much_memory_is_told() -> None:
     check_whole_slide(Sound, instances=3_000, limit_mib=20)
 
 
-@pytest.mark.parametrize("model", [Sound, Attentive, OwnClassifier])
+@pytest.mark.parametrize("model", [Sound, Attentive, OwnClassifier, Carrying])
 def test_sound_models_pass_and_the_generator_is_left_alone(model: Callable[[], Aggregator]) -> None:
     before = torch.get_rng_state()
     check_aggregator(model)

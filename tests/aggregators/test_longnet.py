@@ -151,3 +151,34 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, object], mes
 def test_contract_holds_with_a_class_token_and_odd_segments() -> None:
     options = {"pooling": "class", "segments": (3, 7, 10_000), "dilations": (1, 2, 100), **SMALL}
     check_aggregator(partial(create_aggregator, "longnet", in_dim=24, **options))
+
+
+def test_drop_path_leaves_out_whole_parts_of_the_later_layers() -> None:
+    """Of three layers the first keeps all, the last drops each of its parts with the whole probability."""
+    rate, layers = 0.6, 3
+    options = {"layers": layers, "dropout": 0.0, "drop_path": rate, **SMALL}
+    model = create_aggregator("longnet", in_dim=6, seed=0, **options).double()
+    assert [layer.drop_path.p for layer in model.layers] == pytest.approx([0, rate / 2, rate])
+    plain = create_aggregator("longnet", in_dim=6, seed=0, **options | {"drop_path": 0.0}).double()
+    x, grid = torch.randn(5, 6, dtype=torch.float64), torch.stack([torch.arange(5), torch.zeros(5).long()], dim=1)
+    assert torch.equal(model.eval()(x, grid=grid).embedding, plain.eval()(x, grid=grid).embedding)
+    layer = model.train().layers[2]
+    h = torch.randn(5, 8, dtype=torch.float64)
+    attention, forward = layer.out, layer.feed_forward
+    with torch.no_grad():
+        normed = layer.attention_norm(h)
+        value = layer.value(normed).unflatten(1, (2, 4))
+        first = attention(layer.inner_norm(layer._attend(normed, value).flatten(1))) / (1 - rate)
+        possible = [h + a * first + b * forward(h + a * first) / (1 - rate) for a in (0, 1) for b in (0, 1)]
+        counts = [0] * 4
+        torch.manual_seed(0)
+        for _ in range(500):
+            found = layer(h)
+            (which,) = (i for i, one in enumerate(possible) if torch.allclose(found, one, atol=1e-12))
+            counts[which] += 1
+    expected = [rate * rate, rate * (1 - rate), rate * (1 - rate), (1 - rate) ** 2]
+    # 4 standard deviations of the widest of the four counts
+    assert np.abs(np.array(counts) / 500 - expected).max() < 4 * (0.24 / 500) ** 0.5
+    with pytest.raises(ConfigError, match=r"drop_path=1.0; expected at least 0 and below 1"):
+        create_aggregator("longnet", in_dim=6, drop_path=1.0)
+    check_aggregator(partial(create_aggregator, "longnet", in_dim=24, layers=3, drop_path=0.2, **SMALL))

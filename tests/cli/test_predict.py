@@ -128,6 +128,10 @@ def test_patients_of_a_table_are_predicted(place, tmp_path):
     [
         (["predict", "features.zarr", "-m", "slides"], "no *.safetensors in this folder"),
         (["predict", "nowhere", "-m", "run/models"], "nowhere: no such slide, folder or store"),
+        (
+            ["predict", "features.zarr", "-m", "run/models", "--map", "rollout"],
+            "'abmil' has no attention rollout; those",
+        ),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line_and_exit_2(place, arguments, words, tmp_path):

@@ -14,7 +14,7 @@ from wsikit.cohort.bags import Bags
 from wsikit.errors import ConfigError
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.reports.crossval import write_report
-from wsikit.reports.evidence import evidence_of, explained
+from wsikit.reports.evidence import evidence_of, explained, map_of
 from wsikit.reports.heatmap import split_attention
 from wsikit.reports.tile_gallery import GAP_PX, SIDE_PX, draw_top_tiles
 from wsikit.tasks.task import create_task
@@ -54,7 +54,7 @@ def positive(result: CrossvalResult) -> CrossvalResult:
 def test_true_map_is_faithful_and_the_reversed_one_is_not(kind, make_result):
     result, bags = with_models(positive(make_result(kind)))
     patient = 3
-    found = evidence_of(result, patient, bags)
+    found = evidence_of(result, patient, bags, map_of(result, patient, bags))
     assert found is not None
     assert found.verdict == "faithful"
     assert "Taking its tiles away hurts the prediction more than each of 19 random orders does." in found.words
@@ -63,11 +63,13 @@ def test_true_map_is_faithful_and_the_reversed_one_is_not(kind, make_result):
     assert weights is not None
     turned = weights.max() - weights
     wrong = replace(result, attention=tuple(turned / turned.sum() if i == patient else None for i in range(16)))
-    against = evidence_of(wrong, patient, bags)
+    against = evidence_of(wrong, patient, bags, map_of(wrong, patient, bags))
     assert against is not None
     assert against.verdict == "unfaithful"
     assert "the prediction comes from other tiles" in against.words
-    assert evidence_of(wrong, patient + 1, bags) is None, "no attention, nothing to test"
+    assert evidence_of(wrong, patient + 1, bags, map_of(wrong, patient + 1, bags)) is None, (
+        "no attention, nothing to test"
+    )
 
 
 def test_words_are_the_models_own_numbers(make_result):
@@ -80,7 +82,7 @@ def test_words_are_the_models_own_numbers(make_result):
     def probability(value: float) -> str:
         return f"{1 / (1 + np.exp(8 - 5 * value)):.2f}"
 
-    found = evidence_of(result, patient, bags)
+    found = evidence_of(result, patient, bags, map_of(result, patient, bags))
     assert found is not None
     whole, rest = probability(highest[0]), probability(highest[top])
     said = f"With all {len(highest)} tiles the probability of <b>tumour is {whole}; without the top {top} {rest} ("

@@ -216,7 +216,10 @@ def test_a_file_that_was_cut_off_is_never_read(tmp_path, svs, image, share):
 def test_a_whole_file_is_never_called_cut_off(slides_dir):
     from wsikit.slides.truncation import refuse_truncated
 
-    for path in slides_dir.iterdir():
+    files = [path for path in slides_dir.iterdir() if path.is_file()] if slides_dir.is_dir() else []
+    if not files:
+        pytest.skip(f"no slides in {slides_dir}")
+    for path in files:
         refuse_truncated(path)
 
 

@@ -34,6 +34,7 @@ class AggregatorCard:
         uses_grid: Whether ``grid`` must be given.
         uses_edges: Whether ``edges`` must be given.
         attention: Whether the output has attention.
+        rollout: Whether the model has :meth:`Aggregator.carry`, and with it attention rollout.
         graph: Of a model that uses edges, the settings of the graph that its paper trains on, as
             ``wsikit.cohort.graphs.GraphSettings`` takes them; None: the neighbours on the grid.
     """
@@ -47,6 +48,7 @@ class AggregatorCard:
     uses_grid: bool = False
     uses_edges: bool = False
     attention: bool = True
+    rollout: bool = False
     graph: Mapping[str, Any] | None = None
 
 
@@ -108,6 +110,30 @@ class Aggregator(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define pool(x, offsets, grid, edges)")
 
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """One number per instance, carried to the output by the attention alone; for attention rollout.
+
+        A model with layers of attention may define it, and then says ``rollout=True`` on its card. Numbers go the
+        way of :meth:`pool`, with three rules: a layer with a residual path makes ``(marks + A marks) / 2`` of
+        them, with A the attention, mean of the heads; whatever treats rows one by one, or is no attention, leaves them
+        as they are; a learned row, such as a class token, begins with 0. So it is linear in ``marks``, and its
+        derivative is the row of the output in the product of the layers. Nothing is dropped out.
+
+        Args:
+            marks: (sum N,) in the type of x.
+            x: As :meth:`pool`.
+            offsets: As there.
+            grid: As there.
+            edges: As there.
+
+        Returns:
+            (B,), the mean over the output tokens of each bag.
+
+        Reference:
+            Abnar, Zuidema 2020, Quantifying Attention Flow in Transformers, arXiv:2005.00928, section 3.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no carry: its card must not say rollout=True")
+
     def training_loss(self, output: AggregatorOutput, target: Tensor) -> Tensor:
         """The model's own loss terms that need the label, a scalar to add to the task's loss; here 0.
 
@@ -145,6 +171,26 @@ class Aggregator(nn.Module):
             ConfigError: Shapes that do not fit, an empty bag, a value that is not finite, or
                 grid or edges missing where the card says that the model uses them.
         """
+        x, offsets, grid = self.packed(x, offsets=offsets, mask=mask, grid=grid, edges=edges)
+        output = self.pool(x, offsets, grid, edges)
+        if mask is None:
+            return output
+        return replace(
+            output,
+            attention=None if output.attention is None else unpack(output.attention, mask),
+            instance_logits=None if output.instance_logits is None else unpack(output.instance_logits, mask),
+        )
+
+    def packed(
+        self,
+        x: Tensor,
+        *,
+        offsets: Tensor | None = None,
+        mask: Tensor | None = None,
+        grid: Tensor | None = None,
+        edges: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What :meth:`forward` takes, checked, as :meth:`pool` wants it: packed x, offsets and grid."""
         name = self.card.name
         if mask is not None:
             _check_padded(name, x, offsets, mask, grid)
@@ -159,14 +205,7 @@ class Aggregator(nn.Module):
             offsets = torch.tensor([0, len(x)], device=x.device)
         offsets = offsets.to(x.device)
         self._check(x, offsets, grid, edges)
-        output = self.pool(x.to(self._dtype(x)), offsets, grid, edges)
-        if mask is None:
-            return output
-        return replace(
-            output,
-            attention=None if output.attention is None else unpack(output.attention, mask),
-            instance_logits=None if output.instance_logits is None else unpack(output.instance_logits, mask),
-        )
+        return x.to(self._dtype(x)), offsets, grid
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         for parameter in self.parameters():

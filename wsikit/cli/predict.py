@@ -13,6 +13,8 @@ wsikit predict new_slide.svs --model runs/label/models --out prediction
 
 wsikit predict cohort.zarr --model runs/label/models/fold-0-0.safetensors --out prediction --patients cohort.csv
 
+wsikit predict cohort.zarr --model runs/transmil/models --out prediction --map rollout
+
 Exit code: 0 all predicted, 1 some slides could not be, 2 none or nothing fits."""
 
 
@@ -24,8 +26,11 @@ def command(
         Path | None, typer.Option(help="CSV with slide_id and patient_id: predict patients instead of slides.")
     ] = None,
     heatmaps: Annotated[
-        bool, typer.Option(help="Draw the attention over every slide, and write it as GeoJSON.")
+        bool, typer.Option(help="Draw the map of the tiles over every slide, and write it as GeoJSON.")
     ] = True,
+    tile_map: Annotated[
+        str, typer.Option("--map", help="What it shows: attention, or rollout (attention through all layers).")
+    ] = "attention",
     weights: Annotated[str | None, typer.Option(help="Weights of the encoder, if it has some.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of the extraction.")] = None,
 ) -> None:
@@ -34,11 +39,12 @@ def command(
 
     from wsikit.cli._show import LiveProgress, stdout_console
     from wsikit.evaluation.predict import predict_slides
+    from wsikit.evaluation.tile_maps import MAP_NAMES
     from wsikit.reports.heatmap import write_heatmaps
 
     with LiveProgress() as progress:
         report = predict_slides(
-            target, model, out=out, patients=patients, weights=weights, workers=workers,
+            target, model, out=out, patients=patients, weights=weights, workers=workers, tile_map=tile_map,
             progress=progress, say=progress.say,
         )  # fmt: skip
     console = stdout_console()
@@ -52,11 +58,11 @@ def command(
         console.print(f"not predicted: {name}: {why}", highlight=False, soft_wrap=True)
     console.print(f"table: {report.table}", highlight=False, soft_wrap=True)
     if heatmaps:
-        for p in report.predictions:
-            if p.attention is not None:
-                write_heatmaps(p.slides, p.attention, out / "heatmaps")
-        console.print(
-            f"heatmaps: {out / 'heatmaps'}   (pictures, and GeoJSON for QuPath)", highlight=False, soft_wrap=True
-        )
+        drawn = [(p.slides, p.tile_map) for p in report.predictions if p.tile_map is not None]
+        for slides, values in drawn:
+            write_heatmaps(slides, values, out / "heatmaps", name=MAP_NAMES[report.map_kind])
+        where = f"{out / 'heatmaps'}   (pictures, and GeoJSON for QuPath)"
+        none = "none: the models have no attention over tiles; transformers have '--map rollout'"
+        console.print(f"heatmaps: {where if drawn else none}", highlight=False, soft_wrap=True)
     if report.skipped:
         raise typer.Exit(1)

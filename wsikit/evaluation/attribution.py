@@ -1,4 +1,4 @@
-"""Which tiles a prediction comes from: attention, gradient times input, integrated gradients.
+"""Which tiles a prediction comes from: attention, attention rollout, gradient times input, integrated gradients.
 
 A map of tiles is a claim about a model. :mod:`wsikit.evaluation.faithfulness` puts it to the test.
 """
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wsikit.aggregators.rollout import attention_rollout
 from wsikit.cohort.bags import BagBatch
 from wsikit.errors import ConfigError
 from wsikit.training.model import SlideModel, SlideModelOutput
@@ -95,6 +96,28 @@ def attention_map(model: SlideModel, bag: BagBatch) -> Map | None:
     if weights is None:
         return None
     return np.asarray(weights.double().flatten(1).mean(1) if weights.ndim > 1 else weights.double(), np.float64)
+
+
+def rollout_map(model: SlideModel, bag: BagBatch) -> Map:
+    """Attention rollout over the tiles of one bag: attention through all layers. Absolute values sum to 1.
+
+    See :func:`wsikit.aggregators.rollout.attention_rollout`. As attention it has no sign: the negative numbers of
+    ``transmil`` are those of its approximation, and speak against nothing.
+
+    Raises:
+        ConfigError: Other than one bag, or an aggregator without rollout.
+    """
+    _one(bag)
+    rest = [torch.as_tensor(part) for part in (bag.grid, *([] if bag.edges is None else [bag.edges]))]
+    with _evaluating(model), torch.no_grad():
+        x = model.scaled(_features(bag))
+        row = attention_rollout(model.aggregator, x, grid=rest[0], edges=rest[1] if len(rest) > 1 else None)
+    return _shares(np.asarray(row.double().cpu().numpy(), np.float64))
+
+
+def _shares(values: Map) -> Map:
+    whole = float(np.abs(values).sum())
+    return values / whole if whole > 0 else values
 
 
 def gradient_times_input(

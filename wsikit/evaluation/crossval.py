@@ -36,6 +36,7 @@ from wsikit.evaluation.run_files import write_run
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
 from wsikit.evaluation.subgroups import Subgroup, subgroups_of
+from wsikit.evaluation.tile_maps import check_map_kind
 from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.processes import cores
 from wsikit.tasks.task import Task, Values, create_task
@@ -95,6 +96,7 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
         manifest["splits hash of repeats"] = [one.hash for one in dealt]
 
     jobs = [job for number, one in enumerate(dealt) for job in plan_members(experiment, cohort, one, repeat=number)]
+    check_map_kind(experiment.evaluation.map, experiment.model.aggregator)
     create_aggregator(experiment.model.aggregator, in_dim=bags.dim, **experiment.model.options)
     check_start(experiment, cohort)
     # nothing is refused from here on: the models of an earlier run, with other folds, may go

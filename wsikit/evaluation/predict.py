@@ -18,6 +18,8 @@ from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Ordinal, Survival
 from wsikit.cohort.table import PATIENT, SLIDE, CohortSlide, read_rows
 from wsikit.config import differences
 from wsikit.errors import ConfigError
+from wsikit.evaluation.attribution import Map
+from wsikit.evaluation.tile_maps import MapKind, check_map_kind, mean_map
 from wsikit.extract.inputs import collect_slides
 from wsikit.extract.run import Progress, RunReport, extract_features
 from wsikit.extract.settings import EncoderSettings
@@ -43,6 +45,7 @@ class Prediction:
         call: The class or risk group by the models' own thresholds, "" where they have none.
         attention: (N,) over the tiles of the slides one after the other, or None.
         tiles: N.
+        tile_map: (N,) the map that was asked for: the attention, or another; None where there is none.
     """
 
     patient_id: str
@@ -51,6 +54,7 @@ class Prediction:
     call: str
     attention: npt.NDArray[np.float32] | None
     tiles: int
+    tile_map: npt.NDArray[np.floating[Any]] | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class PredictionReport:
         table: The CSV that was written.
         skipped: Slides that could not be predicted, each with its reason.
         run: The extraction, where there was one.
+        map_kind: What the predictions' maps show.
     """
 
     columns: tuple[str, ...]
@@ -70,6 +75,7 @@ class PredictionReport:
     table: Path
     skipped: Mapping[str, str]
     run: RunReport | None
+    map_kind: MapKind
 
 
 def predict_slides(
@@ -80,6 +86,7 @@ def predict_slides(
     patients: str | PathLike[str] | None = None,
     weights: str | None = None,
     workers: int | None = None,
+    tile_map: str = "attention",
     progress: Progress | None = None,
     say: Say = lambda line: None,
 ) -> PredictionReport:
@@ -97,14 +104,16 @@ def predict_slides(
             every slide on its own.
         weights: Weights of the encoder, for encoders that have some.
         workers: Processes of the extraction.
+        tile_map: Which map of the tiles each prediction gets: ``attention``, or ``rollout`` of the models that have it.
         progress: Told what the extraction does.
         say: Called with a line of text at each step.
 
     Raises:
-        ConfigError: No models, models that do not belong together, features of another encoder or
+        ConfigError: No models, models that do not belong together or have no such map, features of another encoder or
             tiling, or nothing to predict.
     """
     bundles = _load(Path(models))
+    kind = check_map_kind(tile_map, bundles[0].model.aggregator.card.name)
     first = bundles[0]
     out, target = Path(out), place_of(target)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,13 +140,14 @@ def predict_slides(
     say(f"predicting {len(groups)} {'patients' if patients else 'slides'} with {len(bundles)} models ...")
     bags = Bags(list(groups.values()), encoder=key)
     values, attention = _mean(bundles, bags)
+    maps = attention if kind == "attention" else _maps(bundles, bags, kind)
     found = tuple(
-        Prediction(patient, slides, values[i], _call(bundles, values[i]), attention[i], len(bags[i]))
+        Prediction(patient, slides, values[i], _call(bundles, values[i]), attention[i], len(bags[i]), maps[i])
         for i, (patient, slides) in enumerate(groups.items())
     )
     table = out / "predictions.csv"
     _write(table, first, found)
-    return PredictionReport(first.task.columns, found, table, skipped, run)
+    return PredictionReport(first.task.columns, found, table, skipped, run, kind)
 
 
 def _load(models: Path) -> list[Bundle]:
@@ -245,6 +255,11 @@ def _mean(
     assert total is not None
     n = np.float32(len(bundles))
     return total / len(bundles), [None if a is None else a / n for a in attention]
+
+
+def _maps(bundles: Sequence[Bundle], bags: Bags, kind: MapKind) -> list[Map | None]:
+    graph = bundles[0].model.graph
+    return [mean_map(bundles, bags.batch([i], graph=graph), kind=kind) for i in range(len(bags))]
 
 
 def _call(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:

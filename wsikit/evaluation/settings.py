@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wsikit.errors import ConfigError
+from wsikit.evaluation.tile_maps import MapKind
 from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import JOIN
@@ -65,6 +66,8 @@ class EvaluationSettings(Strict):
         subgroups: Columns of the table in whose groups everything is measured again: ``site``, ``sex``; numbers are
             cut, ``age:65`` (below 65, and 65 or more).
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
+        map: What the drawn slides show: ``attention``, or ``rollout``, attention through all layers, of the aggregators
+            that have it.
         faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
@@ -73,6 +76,7 @@ class EvaluationSettings(Strict):
     baseline_encoder: str = "colour"
     subgroups: tuple[str, ...] = ()
     heatmaps: Annotated[int, Field(ge=0)] = 3
+    map: MapKind = "attention"
     faithfulness: Annotated[int, Field(ge=0)] = 19
 
 

@@ -12,7 +12,7 @@ from wsikit.figures.tile_map import draw_tile_map, score_colours
 
 Numbers = npt.NDArray[np.floating[Any]]
 
-SCALE_TITLE = "attention, times the average tile"
+SCALE_TITLE = "{name}, times the average tile"
 LEAST = 1 / 64
 """Lower end of every scale at least: fainter tiles hardly count."""
 
@@ -53,6 +53,7 @@ def draw_attention_map(
     *,
     limits: tuple[float, float] | None = None,
     um_per_px: float | None = None,
+    name: str = "attention",
 ) -> Picture:
     """A thumbnail, and beside it the same with its tiles in the colour of their attention, and a colour bar.
 
@@ -63,6 +64,7 @@ def draw_attention_map(
         limits: Of the colours; default :func:`attention_limits` of these tiles. Give those of the whole
             bag where it has several slides, so that their colours mean the same.
         um_per_px: Micrometres per pixel of the thumbnail; gives a scale bar.
+        name: What the colours show.
 
     Returns:
         The picture, RGB uint8, on white.
@@ -84,11 +86,11 @@ def draw_attention_map(
         start = left + (cell - width) // 2
         paper[:, start : start + width] = picture
     bar = np.full((_BAR + _WORDS, paper.shape[1], 3), 255, np.uint8)
-    bar[:, cell + _GAP :] = _draw_bar(cell, limits)
+    bar[:, cell + _GAP :] = _draw_bar(cell, limits, SCALE_TITLE.format(name=name))
     return np.concatenate([paper, bar])
 
 
-def _draw_bar(width: int, limits: tuple[float, float]) -> Picture:
+def _draw_bar(width: int, limits: tuple[float, float], title: str) -> Picture:
     """The colour bar with its ticks and title below, (_BAR + _WORDS, width, 3)."""
     strip = np.full((_BAR + _WORDS, width, 3), 255, np.uint8)
     long = width - 2 * _PAD
@@ -103,5 +105,5 @@ def _draw_bar(width: int, limits: tuple[float, float]) -> Picture:
     for x, text in labels:
         left = x - font_of(_TEXT).getlength(text) / 2
         strip = text_at(strip, (round(left), _BAR + 17), text, _TEXT, INK)
-    left = (width - font_of(_TEXT).getlength(SCALE_TITLE)) / 2
-    return text_at(strip, (max(0, round(left)), _BAR + 43), SCALE_TITLE, _TEXT, INK)
+    left = (width - font_of(_TEXT).getlength(title)) / 2
+    return text_at(strip, (max(0, round(left)), _BAR + 43), title, _TEXT, INK)

@@ -84,5 +84,44 @@ def attention_maps(
     return torch.cat(maps)
 
 
+def carried_marks(
+    query: Tensor,
+    key: Tensor,
+    marks: Tensor,
+    query_offsets: Tensor,
+    offsets: Tensor,
+    *,
+    heads: int,
+    scale: float | None = None,
+) -> Tensor:
+    """What :func:`packed_attention` makes of one number per row in the place of its values, mean over the heads.
+
+    The derivative with respect to ``marks`` is a row of the attention matrix, which is never held: that is how
+    :func:`wsikit.aggregators.rollout.attention_rollout` gets it.
+
+    Args:
+        query: (sum M, E).
+        key: (sum N, E).
+        marks: (sum N,).
+        query_offsets: (B + 1,) int64.
+        offsets: (B + 1,) int64.
+        heads: As there.
+        scale: As there.
+
+    Returns:
+        (sum M,).
+
+    Example:
+        >>> one, both = torch.tensor([0, 1]), torch.tensor([0, 2])
+        >>> carried_marks(torch.zeros(1, 4), torch.zeros(2, 4), torch.tensor([1.0, 3.0]), one, both, heads=2)
+        tensor([2.])
+    """
+    wide = marks[:, None, None].expand(-1, heads, 1)  # (sum N, H, 1)
+    # As wide as a query: torch's fused attention, which never holds the weights, asks for that.
+    value = F.pad(wide, (0, query.shape[1] // heads - 1)).flatten(1).to(query.dtype)  # (sum N, E)
+    attended = packed_attention(query, key, value, query_offsets, offsets, heads=heads, scale=scale)
+    return torch.unflatten(attended, 1, (heads, -1))[:, :, 0].mean(1)
+
+
 def _heads(x: Tensor, heads: int) -> Tensor:
     return torch.unflatten(x, 1, (heads, -1)).transpose(0, 1)  # (rows, E) -> (H, rows, E / H)

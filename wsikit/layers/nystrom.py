@@ -108,21 +108,40 @@ class NystromAttention(nn.Module):
 
     def forward(self, x: Tensor, *, first: int | None = None) -> Tensor:
         """(N, E) -> (N, E), or its ``first`` rows alone, (first, E), for less than half of the work."""
+        x, begin, end = self._rows(x, first)
+        key, value = (self._heads(part) for part in self.key_value(x).chunk(2, dim=1))  # (H, N, d)
+        attended = self._attend(x, key, value, begin, end) + self._convolve(value, begin, end)  # (H, rows out, d)
+        out: Tensor = self.out(attended.transpose(0, 1).flatten(1))
+        return out
+
+    def carry(self, marks: Tensor, x: Tensor, *, first: int | None = None) -> Tensor:
+        """One number per row, (N,), in the place of the values: mean over the heads, (N,) or (first,).
+
+        The product of the three matrices is what the layer computes with, so it is what is carried: its rows sum to 1
+        (up to the iterations), and hold negative numbers where the approximation does. The convolution is no attention.
+        """
+        x, begin, end = self._rows(x, first)
+        key = self._heads(F.linear(x, self.key_value.weight[: x.shape[1]]))  # (H, N, d)
+        marks = F.pad(marks, (begin, 0)).to(key.dtype)[None, :, None].expand(self.heads, -1, 1)
+        # As wide as a query, for torch's fused attention.
+        return self._attend(x, key, F.pad(marks, (0, key.shape[2] - 1)), begin, end)[:, :, 0].mean(0)
+
+    def _rows(self, x: Tensor, first: int | None) -> tuple[Tensor, int, int]:
+        """The sequence as it is attended to, and which of its rows are asked for."""
         begin = -len(x) % self.landmarks if self.zero_padding else 0
         end = begin + (len(x) if first is None else first)
-        x = F.pad(x, (0, 0, begin, 0)) if begin else x  # (N, E)
+        return F.pad(x, (0, 0, begin, 0)) if begin else x, begin, end
+
+    def _attend(self, x: Tensor, key: Tensor, value: Tensor, begin: int, end: int) -> Tensor:
+        """The three matrices times the values: (N, E) and (H, N, d) -> (H, rows out, d)."""
         landmarks = min(self.landmarks, len(x))
         means = landmark_means(x, landmarks)  # (m, E); the mean of W x is W times the mean
-        key, value = (self._heads(part) for part in self.key_value(x).chunk(2, dim=1))  # (H, N, d)
         query = self._heads(self.query(x if end - begin == len(x) else x[begin:end]))  # (H, rows out, d)
         query_means = self._heads(self.query(means))  # (H, m, d)
         key_means = landmark_means(key, landmarks)
         inverse = self._inverse(query_means, key_means)  # (H, m, m)
         seen = F.scaled_dot_product_attention(query_means[None], key[None], value[None])[0]  # (H, m, d)
-        attended = F.scaled_dot_product_attention(query[None], key_means[None], (inverse @ seen.to(inverse))[None])[0]
-        attended = attended + self._convolve(value, begin, end)  # (H, rows out, d)
-        out: Tensor = self.out(attended.transpose(0, 1).flatten(1))
-        return out
+        return F.scaled_dot_product_attention(query[None], key_means[None], (inverse @ seen.to(inverse))[None])[0]
 
     def _heads(self, x: Tensor) -> Tensor:
         return torch.unflatten(x, 1, (self.heads, -1)).transpose(0, 1)  # (rows, E) -> (H, rows, d)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsikit.aggregators.registry import aggregator_card
 from wsikit.cohort.bags import Bags
 from wsikit.evaluation.result import CrossvalResult
+from wsikit.evaluation.tile_maps import MAP_NAMES
 from wsikit.reports.cases import case_groups
-from wsikit.reports.evidence import Evidence, evidence_of
+from wsikit.reports.evidence import Evidence, evidence_of, map_of
 from wsikit.reports.heatmap import draw_heatmap, encoded, split_attention
 from wsikit.reports.pictures import calibration_figure, data_uri, decision_figure, main_figure, training_figure
 from wsikit.reports.tables import (
@@ -85,18 +87,19 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
     for old in [*heatmaps.glob("*.png"), *heatmaps.glob("*.geojson")]:  # of an earlier run that chose other slides
         old.unlink()
     bags = Bags(cohort.slides, encoder=cohort.encoder)
-    groups = []
+    name = MAP_NAMES[result.experiment.evaluation.map]
+    groups, drawn = [], False
     for group in case_groups(result):
         shown = []
         for case in group.cases:
             mine = cohort.slides[case.patient]
-            found = draw_heatmap(mine, result.attention[case.patient], heatmaps, encoder=cohort.encoder)
+            tile_map = map_of(result, case.patient, bags)
+            found = draw_heatmap(mine, tile_map, heatmaps, encoder=cohort.encoder, name=name)
+            drawn = drawn or tile_map is not None
             notes = [found.note] if found.note else []
             if len(mine) > 1 and found.share:
-                notes.insert(
-                    0, f"{100 * found.share:.0f} % of the attention over {len(mine)} slides falls on this one."
-                )
-            parts = split_attention(mine, result.attention[case.patient], encoder=cohort.encoder)
+                notes.insert(0, f"{100 * found.share:.0f} % of the {name} over {len(mine)} slides falls on this one.")
+            parts = split_attention(mine, tile_map, encoder=cohort.encoder)
             gallery = draw_top_tiles(next(part for part in parts if part.slide.slide_id == found.slide_id))
             shown.append(
                 ShownCase(
@@ -106,7 +109,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
                     data_uri(encoded(found.picture, ".jpg"), "jpeg"),
                     " ".join(notes),
                     "" if gallery is None else data_uri(encoded(gallery, ".jpg"), "jpeg"),
-                    evidence_of(result, case.patient, bags),
+                    evidence_of(result, case.patient, bags, tile_map),
                 )
             )
             say(f"report: heatmap of {found.slide_id}")
@@ -131,13 +134,18 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
         splits_made=splits_made(result),
         training=training,
         groups=[(name, shown) for name, shown in groups if shown],
-        has_attention=any(weights is not None for weights in result.attention),
+        map_name=name if drawn else "",
+        instead=" (it has attention rollout: evaluation: {map: rollout})" if _has_rollout(result) else "",
         provenance=list(flat(result.manifest)),
     )
     path = result.out / "report.html"
     write_atomic(path, page.encode())
     say(f"report: {path}")
     return path
+
+
+def _has_rollout(result: CrossvalResult) -> bool:
+    return aggregator_card(result.experiment.model.aggregator).rollout
 
 
 def template(name: str) -> Template:

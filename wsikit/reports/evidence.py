@@ -11,12 +11,13 @@ import numpy.typing as npt
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget
 from wsikit.cohort.several_labels import LabelsTarget
-from wsikit.evaluation.faithfulness import Faithfulness, Removal, faithfulness, removals, score_of
+from wsikit.evaluation.faithfulness import Faithfulness, Map, Removal, faithfulness, removals, score_of
 from wsikit.evaluation.result import CrossvalResult
+from wsikit.evaluation.tile_maps import mean_map
 from wsikit.figures.removal_curves import draw_removal_curves
 from wsikit.reports.pictures import Shown, data_uri
 from wsikit.reports.words import decimals_of, number_text
-from wsikit.training.bundle import load_bundle
+from wsikit.training.bundle import Bundle, load_bundle
 
 TOP = 0.1
 """Share of the tiles that the words are about; the figure has them all."""
@@ -76,29 +77,55 @@ def explained(result: CrossvalResult, patient: int) -> Explained:
     return Explained(name, column, 1.0) if off[column] >= 0 else Explained(f"minus {name}", column, -1.0)
 
 
-def evidence_of(result: CrossvalResult, patient: int, bags: Bags) -> Evidence | None:
-    """The test of a patient's attention by the models of its fold; None without attention or where it is not asked for.
+def map_of(result: CrossvalResult, patient: int, bags: Bags) -> Map | None:
+    """The map of a patient that the experiment asks for, (N,) mean over the models of its fold.
+
+    Args:
+        result: A cross-validation; its models still on disk, where the map is not the attention that it holds.
+        patient: Position in the cohort.
+        bags: Of the cohort's patients.
+
+    Returns:
+        None for the attention of a model that has none.
+
+    Raises:
+        ConfigError: A model is not there any more, or has no such map.
+    """
+    if result.experiment.evaluation.map == "attention":
+        return result.attention[patient]
+    bundles = _bundles(result, patient)
+    bag = bags.batch([patient], graph=bundles[0].model.graph)
+    return mean_map(bundles, bag, kind=result.experiment.evaluation.map)
+
+
+def evidence_of(result: CrossvalResult, patient: int, bags: Bags, tile_map: Map | None) -> Evidence | None:
+    """The test of a patient's map by the models of its fold; None without a map or where it is not asked for.
 
     Args:
         result: A cross-validation, its models still on disk.
         patient: Position in the cohort.
         bags: Of the cohort's patients.
+        tile_map: (N,), of :func:`map_of`.
 
     Raises:
-        ConfigError: A model is not there any more, or the attention is of other tiles.
+        ConfigError: A model is not there any more, or the map is of other tiles.
     """
-    attention, orders = result.attention[patient], result.experiment.evaluation.faithfulness
-    if attention is None or not orders:
+    orders = result.experiment.evaluation.faithfulness
+    if tile_map is None or not orders:
         return None
-    mine = [m for m in result.members if m.fold == result.fold[patient]]
-    bundles = [load_bundle(result.out / member.bundle) for member in mine]
+    bundles = _bundles(result, patient)
     what = explained(result, patient)
     bag = bags.batch([patient], graph=bundles[0].model.graph)
     score = score_of(bundles, what.column, sign=what.sign)
-    found = faithfulness(score, bag, attention, random_orders=orders)
+    found = faithfulness(score, bag, tile_map, random_orders=orders)
     top = max(1, round(TOP * found.tiles))
-    dropped = removals(score, bag, attention, tiles=[top], random_orders=orders) if found.tiles > 1 else ()
+    dropped = removals(score, bag, tile_map, tiles=[top], random_orders=orders) if found.tiles > 1 else ()
     return Evidence(found.verdict, _words(found, dropped, what), _figure(found, what))
+
+
+def _bundles(result: CrossvalResult, patient: int) -> list[Bundle]:
+    mine = [m for m in result.members if m.fold == result.fold[patient]]
+    return [load_bundle(result.out / member.bundle) for member in mine]
 
 
 def _words(found: Faithfulness, dropped: tuple[Removal, ...], what: Explained) -> str:

@@ -36,7 +36,7 @@ class SlideTiles:
         slide: The slide.
         facts: What the store knows of it.
         coords: (N, 2) x then y, level-0 px.
-        attention: (N,) weights over the tiles of the whole bag, or None.
+        attention: (N,) weights over the tiles of the whole bag, of attention or another map, or None.
         times_average: (N,) the same relative to the average tile of the bag, or None.
     """
 
@@ -49,7 +49,7 @@ class SlideTiles:
     @property
     def share(self) -> float:
         """Of the patient's attention, 0 to 1; 0 where there is none."""
-        return 0.0 if self.attention is None else float(self.attention.sum())
+        return 0.0 if self.attention is None else float(np.abs(self.attention).sum())
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,22 @@ class Heatmap:
 
 
 def write_heatmaps(
-    slides: Sequence[CohortSlide], attention: Weights, folder: Path, *, encoder: str | None = None
+    slides: Sequence[CohortSlide],
+    attention: Weights,
+    folder: Path,
+    *,
+    encoder: str | None = None,
+    name: str = "attention",
 ) -> list[Heatmap]:
     """Draw the attention over every slide of a patient, all on one scale.
 
     Args:
         slides: Of the patient, in the order of the bag.
-        attention: (N,) over the bag, slide after slide as :class:`wsikit.cohort.bags.Bags` lays them.
+        attention: (N,) over the bag, slide after slide as :class:`wsikit.cohort.bags.Bags` lays them. Of a map whose
+            absolute values sum to 1, negative ones are drawn as 0.
         folder: Gets ``<slide_id>.png`` and ``<slide_id>.geojson``.
         encoder: Key of the features that the bag is made of; default: the one that has as many tiles.
+        name: Of the map, in the picture and in the GeoJSON.
 
     Raises:
         ConfigError: Other than N tiles, or features with different tiles that all number N.
@@ -87,17 +94,19 @@ def write_heatmaps(
         >>> write_heatmaps(cohort.slides[0], result.attention[0], Path("heatmaps"))     # doctest: +SKIP
     """
     parts = split_attention(slides, attention, encoder=encoder or _encoder_of(slides, len(attention)))
-    return [_draw(part, _limits(parts), folder) for part in parts]
+    return [_draw(part, _limits(parts), folder, name) for part in parts]
 
 
-def draw_heatmap(slides: Sequence[CohortSlide], attention: Weights | None, folder: Path, *, encoder: str) -> Heatmap:
+def draw_heatmap(
+    slides: Sequence[CohortSlide], attention: Weights | None, folder: Path, *, encoder: str, name: str = "attention"
+) -> Heatmap:
     """Draw that slide of a patient which most of the attention falls on, and write it and its GeoJSON.
 
     Without attention the first slide is drawn as it is, and nothing is written. Arguments and errors
     are those of :func:`write_heatmaps`.
     """
     parts = split_attention(slides, attention, encoder=encoder)
-    return _draw(max(parts, key=lambda part: part.share), _limits(parts), folder)
+    return _draw(max(parts, key=lambda part: part.share), _limits(parts), folder, name)
 
 
 def split_attention(slides: Sequence[CohortSlide], attention: Weights | None, *, encoder: str) -> list[SlideTiles]:
@@ -120,7 +129,7 @@ def split_attention(slides: Sequence[CohortSlide], attention: Weights | None, *,
         )
     weights = np.split(np.asarray(attention), ends[:-1])
     return [
-        SlideTiles(slide, facts, coords, mine, mine.astype(np.float64) * len(attention))
+        SlideTiles(slide, facts, coords, mine, np.maximum(mine.astype(np.float64), 0) * len(attention))
         for (slide, facts, coords), mine in zip(parts, weights, strict=True)
     ]
 
@@ -148,7 +157,7 @@ def _limits(parts: Sequence[SlideTiles]) -> tuple[float, float] | None:
     return attention_limits(np.concatenate(every)) if every else None
 
 
-def _draw(tiles: SlideTiles, limits: tuple[float, float] | None, folder: Path) -> Heatmap:
+def _draw(tiles: SlideTiles, limits: tuple[float, float] | None, folder: Path, name: str) -> Heatmap:
     slide_id, facts = tiles.slide.slide_id, tiles.facts
     rgb, note = _thumbnail(tiles)
     scale = np.array([rgb.shape[1], rgb.shape[0]]) / np.array(facts["size_level0_px"])  # thumbnail px per level-0 px
@@ -158,10 +167,11 @@ def _draw(tiles: SlideTiles, limits: tuple[float, float] | None, folder: Path) -
     if tiles.attention is None or tiles.times_average is None:
         picture = draw_overlay(rgb, None, boxes if note else None, um_per_px=um_per_px)
         return Heatmap(slide_id, picture, 0.0, note)
-    picture = draw_attention_map(rgb, boxes, tiles.times_average, limits=limits, um_per_px=um_per_px)
+    picture = draw_attention_map(rgb, boxes, tiles.times_average, limits=limits, um_per_px=um_per_px, name=name)
     write_atomic(folder / f"{slide_id}.png", encoded(picture, ".png"))
     corner = (float(size[0]), float(size[1]))
-    write_tile_geojson(folder / f"{slide_id}.geojson", tiles.coords, corner, tiles.attention, tiles.times_average)
+    path = folder / f"{slide_id}.geojson"
+    write_tile_geojson(path, tiles.coords, corner, tiles.attention, tiles.times_average, name=name)
     return Heatmap(slide_id, picture, tiles.share, note)
 
 

@@ -18,6 +18,8 @@ def write_tile_geojson(
     tile_level0_px: tuple[float, float],
     attention: npt.NDArray[np.floating[Any]],
     times_average: npt.NDArray[np.floating[Any]],
+    *,
+    name: str = "attention",
 ) -> Path:
     """Write every tile as a QuPath tile object: a square with its measurements.
 
@@ -30,6 +32,7 @@ def write_tile_geojson(
         tile_level0_px: Width and height of the tiles, level-0 px.
         attention: (N,) weights over the tiles of the patient; 1 in sum where the patient has one slide.
         times_average: (N,) the same relative to the average tile of the patient.
+        name: Of the map: its measurements are called ``name`` and ``name, times the average tile``.
     """
     width, height = tile_level0_px
     features = []
@@ -41,7 +44,7 @@ def write_tile_geojson(
                 "geometry": {"type": "Polygon", "coordinates": [ring]},
                 "properties": {
                     "objectType": "tile",
-                    "measurements": {"attention": weight, "attention, times the average tile": times},
+                    "measurements": {name: weight, f"{name}, times the average tile": times},
                 },
             }
         )

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsikit.aggregators.base import Aggregator, AggregatorOutput
-from wsikit.layers.packed import bag_sizes, offsets_of, pack, pad, unpack
+from wsikit.aggregators.rollout import attention_rollout
+from wsikit.layers.packed import bag_sizes, offsets_of, pack, pad, segment_sum, unpack
 
 Create = Callable[..., Aggregator]
 Clause = Callable[[Create], None]
@@ -349,6 +350,48 @@ def memory_is_bounded(create: Create) -> None:
     )
 
 
+@_clause
+def rollout_is_as_declared(create: Create) -> None:
+    """Where the card says ``rollout``, ``carry`` is linear, and rollout keeps what the model itself promises.
+
+    That is: packed, padded, one by one and (order "invariant") in another order it is the same, one instance has some,
+    and memory is bounded as for the model. Where the card does not say so, there is no ``carry``.
+    """
+    model = create().eval()
+    if not model.card.rollout:
+        own = type(model).carry is not Aggregator.carry
+        assert not own, "the model has carry, but its card does not say rollout=True"
+        return
+    bags = make_bags(model)
+    expected = _rollout(model, bags)
+    assert expected.isfinite().all(), "rollout is not finite"
+    a, b = torch.randn(2, len(bags.x))
+    rest = (bags.x, bags.offsets, bags.grid, bags.edges)
+    with torch.no_grad():
+        parts = model.carry(a, *rest), model.carry(b, *rest)
+        _assert_close(
+            model.carry(2 * a - b, *rest), 2 * parts[0] - parts[1], "carry of 2 a - b and 2 carry(a) - carry(b)"
+        )
+        _assert_close(parts[0], segment_sum(expected * a, bags.offsets), "carry and what rollout says of it")
+    x, mask = pad(bags.x, bags.offsets)
+    padded = attention_rollout(model, x, mask=mask, grid=pad(bags.grid, bags.offsets)[0], edges=bags.edges)
+    _assert_close(expected, pack(padded, mask)[0], "rollout of packed and padded bags")
+    alone = torch.cat([_rollout(model, bags.bag(b)) for b in range(len(SIZES))])
+    _assert_close(expected, alone, "rollout of packed bags and of the bags one by one")
+    if model.card.order == "invariant":
+        starts = zip(bags.offsets.tolist(), SIZES, strict=False)
+        order = torch.cat([torch.randperm(size) + start for start, size in starts])
+        _assert_close(expected[order], _rollout(model, bags.reordered(order)), "rollout in another order")
+    one = float(_rollout(model, make_bags(model, (1,))))
+    assert one > TOLERANCE, f"rollout of one instance is {one:.3g}: nothing of it arrives"
+    long = make_bags(model, (MANY_INSTANCES,))
+    live = _LiveStorages([long.x, *model.parameters(), *model.buffers()])
+    with live:
+        _rollout(model, long)
+    held = live.peak_bytes / 2**20
+    assert held <= MEMORY_MIB, f"rollout of {MANY_INSTANCES} instances takes {held:.0f} MiB, more than {MEMORY_MIB}"
+
+
 def check_whole_slide(
     create: Create, *, instances: int = WHOLE_SLIDE_INSTANCES, limit_mib: float = WHOLE_SLIDE_MIB
 ) -> None:
@@ -417,6 +460,10 @@ def _run(model: Aggregator, bags: Bags) -> AggregatorOutput:
     output = model(bags.x, offsets=bags.offsets, grid=bags.grid, edges=bags.edges)
     assert isinstance(output, AggregatorOutput), f"{type(output).__name__} returned, not AggregatorOutput"
     return output
+
+
+def _rollout(model: Aggregator, bags: Bags) -> Tensor:
+    return attention_rollout(model, bags.x, offsets=bags.offsets, grid=bags.grid, edges=bags.edges)
 
 
 def _packed(output: AggregatorOutput, mask: Tensor) -> AggregatorOutput:

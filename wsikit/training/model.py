@@ -65,11 +65,14 @@ class SlideModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """Features (sum N, D) as the aggregator is given them."""
+        x = x.to(self.mean.dtype) - self.mean
+        return x @ self.scale if self.scale.ndim == 2 else x * self.scale
+
     def forward(self, x: Tensor, offsets: Tensor, grid: Tensor, edges: Tensor | None = None) -> SlideModelOutput:
         """Packed bags x (sum N, D) float16 -> outputs (B, K)."""
-        x = x.to(self.mean.dtype) - self.mean
-        x = x @ self.scale if self.scale.ndim == 2 else x * self.scale  # (sum N, D)
-        found: AggregatorOutput = self.aggregator(x, offsets=offsets, grid=grid, edges=edges)
+        found: AggregatorOutput = self.aggregator(self.scaled(x), offsets=offsets, grid=grid, edges=edges)
         if found.bag_logits is not None:
             return SlideModelOutput(found.bag_logits, found)
         if self.aggregator.classes is None:

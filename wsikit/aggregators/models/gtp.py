@@ -19,6 +19,7 @@ CARD = AggregatorCard(
     repository="https://github.com/vkola-lab/tmi2022",
     licence="MIT",
     uses_edges=True,
+    rollout=True,
     graph={"kind": "grid", "k": 8},
 )
 
@@ -104,10 +105,7 @@ class Gtp(Aggregator):
         """Convolution, min-cut pooling, transformer; see :class:`Aggregator`. The penalty is (B,)."""
         assert edges is not None
         graph = neighbours(edges[:, edges[0] != edges[1]], len(x))
-        h = self._convolve(x, graph)  # (sum N, E)
-        shares = self.assign(h).softmax(dim=1)  # (sum N, K)
-        tokens = segment_weighted_sum(h, shares, offsets)  # (B, K, E)
-        tokens = torch.cat([self.token.expand(len(tokens), 1, -1), tokens], dim=1)
+        tokens, shares = self._nodes(x, offsets, graph)
         attention = tokens.new_zeros(())
         for block in self.blocks:
             tokens, attention = block(tokens)
@@ -117,6 +115,29 @@ class Gtp(Aggregator):
             _among_tiles(looked_at, shares, offsets),
             penalty=mincut_losses(shares, graph, offsets).sum(1),
         )
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """From tiles to nodes by the shares, and through the transformer; see :class:`Aggregator`.
+
+        A node's mark is the mean of its tiles', weighted by their shares in it. The graph convolution passes tiles on.
+        """
+        assert edges is not None
+        tokens, shares = self._nodes(x, offsets, neighbours(edges[:, edges[0] != edges[1]], len(x)))
+        shares = shares.to(torch.promote_types(shares.dtype, torch.float32))
+        whole = segment_sum(shares, offsets).clamp(min=torch.finfo(shares.dtype).tiny)  # (B, K)
+        found = segment_weighted_sum(shares, marks, offsets) / whole
+        found = torch.cat([found.new_zeros(len(found), 1), found], dim=1)  # (B, 1 + K)
+        for block in self.blocks:
+            tokens, attention = block(tokens)
+            found = (found + (attention.mean(1).to(found.dtype) @ found[:, :, None])[:, :, 0]) / 2
+        return found[:, 0]
+
+    def _nodes(self, x: Tensor, offsets: Tensor, graph: Neighbours) -> tuple[Tensor, Tensor]:
+        """The class token and the nodes (B, 1 + K, E), and the share of each tile in each node (sum N, K)."""
+        h = self._convolve(x, graph)  # (sum N, E)
+        shares = self.assign(h).softmax(dim=1)
+        tokens = segment_weighted_sum(h, shares, offsets)  # (B, K, E)
+        return torch.cat([self.token.expand(len(tokens), 1, -1), tokens], dim=1), shares
 
     def _convolve(self, x: Tensor, graph: Neighbours) -> Tensor:
         h = self.weight(x)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
 from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.layers.multihead import attention_maps, packed_attention, repeat_rows
+from wsikit.layers.multihead import attention_maps, carried_marks, packed_attention, repeat_rows
 
 CARD = AggregatorCard(
     name="ilra",
@@ -17,6 +17,7 @@ CARD = AggregatorCard(
     "Classification, ICLR 2023, https://openreview.net/forum?id=01KmhBsEPFO",
     repository="https://github.com/jinxixiang/low_rank_wsi",
     licence="none given",
+    rollout=True,
 )
 
 
@@ -49,6 +50,13 @@ class GatedAttention(nn.Module):
         gated: Tensor = h if self.gate is None else h * nn.functional.silu(self.gate(x))
         return gated
 
+    def carry(
+        self, marks: Tensor, x: Tensor, x_offsets: Tensor, y_marks: Tensor, y: Tensor, y_offsets: Tensor
+    ) -> Tensor:
+        """Marks of x and y, (sum M,) and (sum N,) -> those of the answer, (sum M,)."""
+        query, key = self.query(self.project(x)), self.key(y)
+        return (marks + carried_marks(query, key, y_marks, x_offsets, y_offsets, heads=self.heads)) / 2
+
     def maps(self, x: Tensor, x_offsets: Tensor, y: Tensor, y_offsets: Tensor) -> Tensor:
         """What each of the M queries looks at, mean over the heads: (sum N, M)."""
         return attention_maps(self.query(self.project(x)), self.key(y), x_offsets, y_offsets, heads=self.heads)
@@ -69,6 +77,13 @@ class LowRankAttention(nn.Module):
         h = self.down(latent, latent_offsets, x, offsets)  # (B r, E)
         out: Tensor = self.up(x, offsets, h, latent_offsets)
         return out
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
+        """Marks (sum N,) of x -> those of the answer, (sum N,)."""
+        latent, latent_offsets = repeat_rows(self.latent, len(offsets) - 1)
+        gathered = self.down.carry(marks.new_zeros(len(latent)), latent, latent_offsets, marks, x, offsets)  # (B r,)
+        h = self.down(latent, latent_offsets, x, offsets)
+        return self.up.carry(marks, x, offsets, gathered, h, latent_offsets)
 
 
 @register_aggregator(CARD)
@@ -127,3 +142,11 @@ class Ilra(Aggregator):
         z = self.pooling(query, query_offsets, x, offsets)
         attention = self.pooling.maps(query, query_offsets, x, offsets)[:, 0]
         return AggregatorOutput(z.to(torch.promote_types(z.dtype, torch.float32)), attention)
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """Through the blocks to the query; see :class:`Aggregator`."""
+        for block in self.blocks:
+            assert isinstance(block, LowRankAttention)
+            marks, x = block.carry(marks, x, offsets), block(x, offsets)
+        query, query_offsets = repeat_rows(self.global_query, len(offsets) - 1)
+        return self.pooling.carry(marks.new_zeros(len(query)), query, query_offsets, marks, x, offsets)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
 from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.layers.multihead import attention_maps, packed_attention, repeat_rows
+from wsikit.layers.multihead import attention_maps, carried_marks, packed_attention, repeat_rows
 from wsikit.layers.packed import segment_mean
 
 CARD = AggregatorCard(
@@ -17,6 +17,7 @@ CARD = AggregatorCard(
     paper="Jaegle et al. 2021, Perceiver: General Perception with Iterative Attention, arXiv:2103.03206",
     repository="https://github.com/google-deepmind/deepmind-research/tree/master/perceiver",
     licence="Apache-2.0",
+    rollout=True,
 )
 
 
@@ -40,6 +41,13 @@ class LatentAttention(nn.Module):
         z = z + self.out(packed_attention(query, key, value, z_offsets, y_offsets, heads=self.heads))
         out: Tensor = z + self.mlp(self.mlp_norm(z))
         return out
+
+    def carry(
+        self, marks: Tensor, z: Tensor, z_offsets: Tensor, y_marks: Tensor, y: Tensor, y_offsets: Tensor
+    ) -> Tensor:
+        """Marks of Z and Y, (sum M,) and (sum N,) -> those of the answer, (sum M,)."""
+        query, key = self.query(self.norm(z)), self.key(self.key_norm(y))
+        return (marks + carried_marks(query, key, y_marks, z_offsets, y_offsets, heads=self.heads)) / 2
 
     def maps(self, z: Tensor, z_offsets: Tensor, y: Tensor, y_offsets: Tensor) -> Tensor:
         """What each of the M latents looks at, mean over the heads: (sum N, M)."""
@@ -99,10 +107,27 @@ class Perceiver(Aggregator):
         """Rounds, mean; see :class:`Aggregator`. Attention is (sum N,)."""
         z, z_offsets = repeat_rows(self.latents, len(offsets) - 1)  # (B M, E)
         for turn in range(self.rounds):
-            cross = self.first_cross if turn == 0 or self.cross is None else self.cross
+            cross = self._cross(turn)
             if turn == self.rounds - 1:
                 attention = cross.maps(z, z_offsets, x, offsets).mean(1)
             z = cross(z, z_offsets, x, offsets)
             for layer in self.layers:
                 z = layer(z, z_offsets, z, z_offsets)
         return AggregatorOutput(segment_mean(z, z_offsets), attention)
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """Through all rounds to the latents; see :class:`Aggregator`."""
+        z, z_offsets = repeat_rows(self.latents, len(offsets) - 1)
+        found = marks.new_zeros(len(z))  # (B M,)
+        for turn in range(self.rounds):
+            cross = self._cross(turn)
+            found = cross.carry(found, z, z_offsets, marks, x, offsets)
+            z = cross(z, z_offsets, x, offsets)
+            for layer in self.layers:
+                assert isinstance(layer, LatentAttention)
+                found = layer.carry(found, z, z_offsets, found, z, z_offsets)
+                z = layer(z, z_offsets, z, z_offsets)
+        return segment_mean(found, z_offsets)
+
+    def _cross(self, turn: int) -> LatentAttention:
+        return self.first_cross if turn == 0 or self.cross is None else self.cross

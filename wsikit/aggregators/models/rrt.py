@@ -11,8 +11,8 @@ from wsikit.aggregators.registry import register_aggregator
 from wsikit.errors import ConfigError
 from wsikit.layers.gated_attention import AttentionScores
 from wsikit.layers.grid_convolution import line_convolution
-from wsikit.layers.multihead import packed_attention
-from wsikit.layers.packed import bag_index, bag_sizes, segment_max, segment_softmax, segment_weighted_sum
+from wsikit.layers.multihead import carried_marks, packed_attention
+from wsikit.layers.packed import bag_index, bag_sizes, segment_max, segment_softmax, segment_sum, segment_weighted_sum
 from wsikit.layers.places import square_regions
 
 CARD = AggregatorCard(
@@ -23,6 +23,7 @@ CARD = AggregatorCard(
     repository="https://github.com/DearCaat/RRT-MIL",
     licence="none found",
     uses_grid=True,
+    rollout=True,
 )
 
 
@@ -46,11 +47,19 @@ class RegionAttention(nn.Module):
 
     def forward(self, h: Tensor, line: Tensor, offsets: Tensor) -> Tensor:
         """Tiles sorted by region (N, E), their places on the line of all cells (N,), regions' offsets -> (N, E)."""
-        query = self.query(h)
-        query = query + line_convolution(query, line, self.convolution.weight[:, 0])
+        query = self._query(h, line)
         attended = packed_attention(query, self.key(h), self.value(h), offsets, offsets, heads=self.heads)
         out: Tensor = self.dropout(self.out(attended))
         return out
+
+    def carry(self, marks: Tensor, h: Tensor, line: Tensor, offsets: Tensor) -> Tensor:
+        """Marks (N,) of the tiles -> what each hears of them, (N,)."""
+        return carried_marks(self._query(h, line), self.key(h), marks, offsets, offsets, heads=self.heads)
+
+    def _query(self, h: Tensor, line: Tensor) -> Tensor:
+        query = self.query(h)
+        convolved: Tensor = query + line_convolution(query, line, self.convolution.weight[:, 0])
+        return convolved
 
 
 class CrossRegionAttention(nn.Module):
@@ -72,21 +81,42 @@ class CrossRegionAttention(nn.Module):
 
     def forward(self, h: Tensor, offsets: Tensor, bag_regions: Tensor) -> Tensor:
         """Tiles sorted by region (N, E), the regions' offsets, the bags' offsets in regions -> (N, E)."""
-        scores = (h @ self.phi).to(torch.promote_types(h.dtype, torch.float32))  # (N, K)
-        found = segment_weighted_sum(h, segment_softmax(scores, offsets), offsets)  # (regions, K, E)
+        scores, found = self._representatives(h, offsets)
         query, key, value = (part(found).unbind(1) for part in (self.query, self.key, self.value))
         heard = [
             packed_attention(*parts, bag_regions, bag_regions, heads=self.heads)
             for parts in zip(query, key, value, strict=True)
         ]
         back = self.dropout(self.out(torch.stack(heard, dim=1)))  # (regions, K, E)
-        least, most = -segment_max(-scores, offsets), segment_max(scores, offsets)  # (regions, K)
-        region = bag_index(offsets)
-        spread = (scores - least[region]) / (most - least + 1e-8)[region]
-        # Without this, a region of one tile has 1e8 minus 1e8 in its gradient.
-        spread = spread.masked_fill((most == least)[region], 0)
-        weights = (spread * scores.softmax(dim=1)).to(back.dtype)  # (N, K)
+        weights = _handed_back(scores, offsets).to(back.dtype)
         return torch.cat([w @ b for w, b in zip(torch.split(weights, bag_sizes(offsets)), back, strict=True)])
+
+    def carry(self, marks: Tensor, h: Tensor, offsets: Tensor, bag_regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Marks (N,) of the tiles -> what each hears of them, (N,), and with what weight in all, (N,) from 0 to 1."""
+        scores, found = self._representatives(h, offsets)
+        shown = segment_weighted_sum(segment_softmax(scores, offsets), marks, offsets)  # (regions, K)
+        query, key = (part(found).unbind(1) for part in (self.query, self.key))
+        heard = [
+            carried_marks(*parts, bag_regions, bag_regions, heads=self.heads)
+            for parts in zip(query, key, shown.unbind(1), strict=True)
+        ]
+        weights = _handed_back(scores, offsets)
+        return (weights * torch.stack(heard, dim=1)[bag_index(offsets)]).sum(1), weights.sum(1)
+
+    def _representatives(self, h: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N, K), and the representatives of each region (regions, K, E)."""
+        scores = (h @ self.phi).to(torch.promote_types(h.dtype, torch.float32))
+        return scores, segment_weighted_sum(h, segment_softmax(scores, offsets), offsets)
+
+
+def _handed_back(scores: Tensor, offsets: Tensor) -> Tensor:
+    """How much of each representative each tile gets, (N, K)."""
+    least, most = -segment_max(-scores, offsets), segment_max(scores, offsets)  # (regions, K)
+    region = bag_index(offsets)
+    spread = (scores - least[region]) / (most - least + 1e-8)[region]
+    # Without this, a region of one tile has 1e8 minus 1e8 in its gradient.
+    spread = spread.masked_fill((most == least)[region], 0)
+    return spread * scores.softmax(dim=1)
 
 
 @register_aggregator(CARD)
@@ -156,6 +186,33 @@ class Rrt(Aggregator):
 
     def pool(self, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> AggregatorOutput:
         """Regions, within, across, pooling; see :class:`Aggregator`. Attention is (sum N,)."""
+        order, line, region_offsets, bag_regions = self._regions(grid, offsets)
+        h = self.project(x[order])  # (sum N, E)
+        h = h + self.within(self.within_norm(h), line, region_offsets)
+        h = self.norm(h + self.across(self.across_norm(h), region_offsets, bag_regions))
+        attention = segment_softmax(self.scores(h)[:, 0], offsets)  # (sum N,)
+        embedding = segment_weighted_sum(h, attention, offsets)  # (B, E)
+        return AggregatorOutput(embedding, torch.zeros_like(attention).index_copy(0, order, attention))
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """Within regions, across them, and by the pooling's own weights; see :class:`Aggregator`.
+
+        What a tile hears across regions has a weight w of at most 1 in all, so it is ``(marks + A marks) / (1 + w)``
+        there: the paper on rollout, too, gives the rows of A + I a sum of 1.
+        """
+        order, line, region_offsets, bag_regions = self._regions(grid, offsets)
+        h, marks = self.project(x[order]), marks[order]
+        normed = self.within_norm(h)
+        marks = (marks + self.within.carry(marks, normed, line, region_offsets)) / 2
+        h = h + self.within(normed, line, region_offsets)
+        normed = self.across_norm(h)
+        heard, weight = self.across.carry(marks, normed, region_offsets, bag_regions)
+        marks = (marks + heard) / (1 + weight)
+        h = self.norm(h + self.across(normed, region_offsets, bag_regions))
+        return segment_sum(segment_softmax(self.scores(h)[:, 0], offsets) * marks, offsets)
+
+    def _regions(self, grid: Tensor | None, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tiles sorted by region: their order and places on the line (sum N,), the regions' offsets and the bags'."""
         assert grid is not None  # uses_grid
         region, bag_regions, corners = square_regions(grid, offsets, self.region)
         inside = grid - self.region * corners[region]  # (sum N, 2), x then y within the region
@@ -163,9 +220,4 @@ class Rrt(Aggregator):
         line = region * (self.region**2 + self.reach) + cell  # regions so far apart that no kernel reaches over
         order = line.argsort(stable=True)  # regions are numbered bag by bag: bags stay where they are
         region_offsets = torch.cat([region.new_zeros(1), region.bincount().cumsum(0)])
-        h = self.project(x[order])  # (sum N, E)
-        h = h + self.within(self.within_norm(h), line[order], region_offsets)
-        h = self.norm(h + self.across(self.across_norm(h), region_offsets, bag_regions))
-        attention = segment_softmax(self.scores(h)[:, 0], offsets)  # (sum N,)
-        embedding = segment_weighted_sum(h, attention, offsets)  # (B, E)
-        return AggregatorOutput(embedding, torch.zeros_like(attention).index_copy(0, order, attention))
+        return order, line[order], region_offsets, bag_regions

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from wsikit.aggregators.base import Aggregator, AggregatorCard, AggregatorOutput
 from wsikit.aggregators.options import at_least_one, multiple_of_heads
 from wsikit.aggregators.registry import register_aggregator
-from wsikit.layers.multihead import attention_maps, packed_attention, repeat_rows
+from wsikit.layers.multihead import attention_maps, carried_marks, packed_attention, repeat_rows
+from wsikit.layers.packed import segment_mean
 
 CARD = AggregatorCard(
     name="set-transformer",
@@ -17,6 +18,7 @@ CARD = AggregatorCard(
     "arXiv:1810.00825",
     repository="https://github.com/juho-lee/set_transformer",
     licence="MIT",
+    rollout=True,
 )
 
 
@@ -45,6 +47,14 @@ class AttentionBlock(nn.Module):
         out: Tensor = self.norm2(h + self.feed_forward(h).relu())
         return out
 
+    def carry(
+        self, marks: Tensor, x: Tensor, x_offsets: Tensor, y_marks: Tensor, y: Tensor, y_offsets: Tensor
+    ) -> Tensor:
+        """Marks of X and Y, (sum M,) and (sum N,) -> those of the answer, (sum M,)."""
+        query, key = self.query(x), self.key(y)
+        heard = carried_marks(query, key, y_marks, x_offsets, y_offsets, heads=self.heads, scale=self.scale)
+        return (marks + heard) / 2
+
     def maps(self, x: Tensor, x_offsets: Tensor, y: Tensor, y_offsets: Tensor) -> Tensor:
         """What each of the M queries looks at, mean over the heads: (sum N, M)."""
         return attention_maps(self.query(x), self.key(y), x_offsets, y_offsets, heads=self.heads, scale=self.scale)
@@ -65,6 +75,13 @@ class InducedAttention(nn.Module):
         h = self.gather(points, point_offsets, x, offsets)  # (B M, E)
         out: Tensor = self.scatter(x, offsets, h, point_offsets)
         return out
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
+        """Marks (sum N,) of X -> those of the answer, (sum N,)."""
+        points, point_offsets = repeat_rows(self.points, len(offsets) - 1)
+        gathered = self.gather.carry(marks.new_zeros(len(points)), points, point_offsets, marks, x, offsets)  # (B M,)
+        h = self.gather(points, point_offsets, x, offsets)
+        return self.scatter.carry(marks, x, offsets, gathered, h, point_offsets)
 
 
 @register_aggregator(CARD)
@@ -127,3 +144,15 @@ class SetTransformer(Aggregator):
         attention = self.pooling.maps(seeds, seed_offsets, x, offsets)  # (sum N, K)
         embedding = z.to(torch.promote_types(z.dtype, torch.float32)).reshape(len(offsets) - 1, -1)  # (B, E)
         return AggregatorOutput(embedding, attention.squeeze(1))
+
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """Through the encoder to the seeds; see :class:`Aggregator`."""
+        for layer in self.encoder:
+            assert isinstance(layer, InducedAttention)
+            marks, x = layer.carry(marks, x, offsets), layer(x, offsets)
+        seeds, seed_offsets = repeat_rows(self.seeds, len(offsets) - 1)
+        found = self.pooling.carry(marks.new_zeros(len(seeds)), seeds, seed_offsets, marks, x, offsets)  # (B K,)
+        if self.between_seeds is not None:
+            z = self.pooling(seeds, seed_offsets, x, offsets)
+            found = self.between_seeds.carry(found, z, seed_offsets, found, z, seed_offsets)
+        return segment_mean(found, seed_offsets)

@@ -25,6 +25,7 @@ CARD = AggregatorCard(
     repository="https://github.com/szc19990412/TransMIL",
     licence="none given",
     uses_grid=True,
+    rollout=True,
     attention=False,  # the Nystrom approximation of the class token's attention has negative entries
 )
 
@@ -61,7 +62,8 @@ class TransMil(Aggregator):
     up with the first ones once more, as if it had no places; here each is convolved where it is.
     ``places="square"`` is the paper's way, and then attention is padded with zeros, too, as the authors' code pads it.
 
-    There is no attention map: the approximated row of the class token holds negative numbers.
+    There is no attention map: the approximated row of the class token holds negative numbers. Attention rollout there
+    is, of the approximated matrices, and with such numbers; both convolutions count as rows passed on as they are.
 
     Args:
         in_dim: D.
@@ -125,17 +127,42 @@ class TransMil(Aggregator):
         bags = zip(torch.split(self.project(x), sizes), torch.split(grid, sizes), strict=True)
         return AggregatorOutput(torch.cat([self._class_of(h, places) for h, places in bags]))
 
+    def carry(self, marks: Tensor, x: Tensor, offsets: Tensor, grid: Tensor | None, edges: Tensor | None) -> Tensor:
+        """Through both layers, bag by bag; see :class:`Aggregator`."""
+        assert grid is not None
+        order, sizes = reading_order(grid, offsets), bag_sizes(offsets)
+        parts = (torch.split(part[order], sizes) for part in (marks, x, grid))
+        return torch.cat(
+            [self._carried(mine, self.project(bag), places) for mine, bag, places in zip(*parts, strict=True)]
+        )
+
     def _class_of(self, h: Tensor, grid: Tensor) -> Tensor:
         """The class token of one bag: (N, E) and (N, 2) -> (1, E)."""
-        if self.square:
-            side = math.isqrt(len(h) - 1) + 1
-            h = torch.cat([h, h[: side * side - len(h)]])  # (side^2, E)
-            index = torch.arange(side * side, device=h.device)
-            grid = torch.stack([index % side, index // side], dim=1)
-        h = torch.cat([self.class_token, h])  # (1 + N, E)
-        h = h + self.attention1(self.norm1(h))
-        token, tiles = torch.split(h, [1, len(h) - 1])
-        h = torch.cat([token, self.encoding(tiles, grid)])
-        token = self.norm(token + self.attention2(self.norm2(h), first=1))
+        h = torch.cat([self.class_token, self._filled(h)])  # (1 + N, E)
+        h = self._first_layer(h, grid)
+        token = self.norm(h[:1] + self.attention2(self.norm2(h), first=1))
         wide: Tensor = token.to(torch.promote_types(token.dtype, torch.float32))  # (1, E)
         return wide
+
+    def _carried(self, marks: Tensor, h: Tensor, grid: Tensor) -> Tensor:
+        """What the class token of one bag is given of its marks: (N,), (N, E) and (N, 2) -> (1,)."""
+        h = torch.cat([self.class_token, self._filled(h)])  # (1 + N, E)
+        marks = torch.cat([marks.new_zeros(1), self._filled(marks)])  # (1 + N,)
+        marks = (marks + self.attention1.carry(marks, self.norm1(h))) / 2
+        h = self._first_layer(h, grid)
+        return (marks[:1] + self.attention2.carry(marks, self.norm2(h), first=1)) / 2
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        """With ``places="square"``: filled up to a square with the first rows."""
+        if not self.square:
+            return rows
+        return torch.cat([rows, rows[: (math.isqrt(len(rows) - 1) + 1) ** 2 - len(rows)]])  # (side^2, ...)
+
+    def _first_layer(self, h: Tensor, grid: Tensor) -> Tensor:
+        """Attention, and the positional encoding of the tiles: (1 + N, E) -> (1 + N, E)."""
+        h = h + self.attention1(self.norm1(h))
+        token, tiles = torch.split(h, [1, len(h) - 1])
+        if self.square:
+            index, side = torch.arange(len(tiles), device=h.device), math.isqrt(len(tiles))
+            grid = torch.stack([index % side, index // side], dim=1)
+        return torch.cat([token, self.encoding(tiles, grid)])
