@@ -6,17 +6,15 @@ python pipelines/idc_mil/run.py idc/
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
-import numpy as np
+from maps import tile_auc, tile_classes
+from rows import shown
 
 from wsikit.cohort.bags import Bags
-from wsikit.evaluation.bootstrap import bootstrap_interval
 from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.evaluation.settings import load_experiment
-from wsikit.metrics import roc_auc
 from wsikit.reports.crossval import write_report
 
 HERE = Path(__file__).parent
@@ -24,23 +22,8 @@ HERE = Path(__file__).parent
 
 def instance_auc(result: CrossvalResult, truth: Path) -> str:
     """AUC of the attention for carcinoma tiles against the others of the same slide, over all positive slides."""
-    known = {}
-    with truth.open(newline="") as file:
-        for row in csv.DictReader(file):
-            known[row["slide_id"], int(row["x"]), int(row["y"])] = int(row["class"])
     bags = Bags(result.cohort.slides, encoder=result.cohort.encoder)
-    scored = []
-    for i, weights in enumerate(result.attention):
-        of = [known[bags[i].slides[0].slide_id, int(x), int(y)] for x, y in bags[i].coords]
-        if 0 < sum(of) < len(of) and weights is not None:
-            scored.append((np.array(of), weights))
-
-    def auc(slides: np.ndarray) -> float:
-        group = np.repeat(np.arange(len(slides)), [len(scored[s][0]) for s in slides])
-        return roc_auc(*(np.concatenate([scored[s][k] for s in slides]) for k in (1, 0)), groups=group)
-
-    found = bootstrap_interval(auc, len(scored))
-    return f"attention, carcinoma tiles: AUC {auc(np.arange(len(scored))):.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"attention, carcinoma tiles: AUC {shown(tile_auc(result.attention, tile_classes(bags, truth), name=''))}"
 
 
 def run(folder: Path, *, everything: bool, workers: int | None) -> None:

@@ -1,72 +1,100 @@
 """MUSK1, the classic of multiple instance learning: 92 molecules, musk or not, of 476 shapes in all.
 
 python pipelines/musk/run.py musk1.csv --out musk/
+
+Models that an earlier call has fitted with the same settings on the same molecules are taken as they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-from collections import defaultdict
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import minn  # noqa: F401  registers the literature's network, in every process
+from prepare import prepare
+from scores import Row, row_of, table
 
-import wsikit as wk
-from wsikit.evaluation.bootstrap import bootstrap_interval
+from wsikit.aggregators.registry import AGGREGATORS, aggregator_card, list_aggregators
+from wsikit.cohort.bags import Bags
 from wsikit.evaluation.crossval import crossval
-from wsikit.evaluation.result import CrossvalResult
+from wsikit.evaluation.probe import probe_predictions
+from wsikit.evaluation.result import CrossvalResult, Round
 from wsikit.evaluation.settings import load_experiment
+from wsikit.training.settings import ModelSettings, graph_of
 
 HERE = Path(__file__).parent
+WIDTH = 128
+"""Of every aggregator that projects the features to a width, as in pipelines/idc_mil."""
+LITERATURE = {f"minn-{pooling}": {"pooling": pooling} for pooling in ("max", "gated")}
+"""Rows with the literature's network and training, and the options of ``minn``."""
 
 
-def prepare(table: Path, out: Path) -> None:
-    """The table of UCI (label, bag, 166 columns) -> a feature store and a table of the cohort."""
-    shapes: dict[str, list[list[float]]] = defaultdict(list)
-    label = {}
-    with table.open(newline="") as file:
-        for row in csv.reader(file):
-            bag = f"molecule-{int(row[1]):03d}"
-            shapes[bag].append([float(value) for value in row[2:]])
-            assert label.setdefault(bag, row[0]) == row[0], f"{bag} has two labels"
-    out.mkdir(parents=True, exist_ok=True)
-    bags = {name: np.array(rows) for name, rows in shapes.items()}
-    wk.store_features(out / "features.zarr", bags, encoder="musk", source="UCI, Musk (Version 1)")
-    lines = ["slide_id,patient_id,label", *(f"{name},{name},{label[name]}" for name in bags)]
-    (out / "cohort.csv").write_text("\n".join(lines) + "\n")
+def placeless(name: str) -> bool:
+    """Whether an aggregator needs neither places nor neighbours by place: molecules have none."""
+    graph = graph_of(ModelSettings(aggregator=name))
+    return not aggregator_card(name).uses_grid and (graph is None or graph.kind == "features")
 
 
-def accuracy(result: CrossvalResult) -> str:
-    """Share of molecules whose likelier class is right: pooled with its interval, and as papers give it, by fold."""
-    right = result.model.prediction.argmax(1) == result.cohort.target.label
-    pooled = bootstrap_interval(lambda rows: float(right[rows].mean()), len(right))
-    folds = [right[result.fold == number].mean() for number in np.unique(result.fold)]
-    ends = f"[{pooled.low:.3f}, {pooled.high:.3f}]"
-    return f"{right.mean():.3f} {ends} | {np.mean(folds):.3f} ± {np.std(folds):.3f}"
+ALL = [
+    "abmil",
+    *LITERATURE,
+    *(name for name in list_aggregators() if name not in ("abmil", "minn") and placeless(name)),
+]
 
 
-def run(out: Path, aggregators: list[str], workers: int | None) -> None:
-    """One line of a table for each aggregator, on the same folds."""
-    print("| aggregator | accuracy | mean ± SD of folds | AUC |\n| --- | --- | --- | --- |")
-    for name in aggregators:
-        experiment = load_experiment(HERE / "config.yaml", out=out / name)
-        model = experiment.model.model_copy(update={"aggregator": name})
-        places = {"cohort": out / "cohort.csv", "stores": (out / "features.zarr",), "model": model}
-        result = crossval(experiment.model_copy(update=places), workers=workers)
-        auc = result.model.metrics[0]
-        print(
-            f"| {name} | {accuracy(result)} | {auc.value:.3f} [{auc.interval.low:.3f}, {auc.interval.high:.3f}] |",
-            flush=True,
-        )
+def validate(out: Path, name: str, *, repeats: int, workers: int | None) -> CrossvalResult:
+    """Cross-validate one row of the table; finished models are kept."""
+    if name in LITERATURE:
+        model, settings = ModelSettings(aggregator="minn", options=LITERATURE[name]), "literature.yaml"
+    else:
+        width = inspect.signature(AGGREGATORS[name].build).parameters.get("embed_dim")
+        options = {"embed_dim": WIDTH} if width and width.default else {}
+        model, settings = ModelSettings(aggregator=name, options=options), "config.yaml"
+    asked = load_experiment(HERE / settings, out=out / name)
+    changes = {
+        "name": name,
+        "cohort": out / "cohort.csv",
+        "stores": (out / "features.zarr",),
+        "model": model,
+        "splits": asked.splits.model_copy(update={"repeats": repeats}),
+    }
+    return crossval(asked.model_copy(update=changes), workers=workers)
+
+
+def rounds_of(result: CrossvalResult) -> list[Round]:
+    """All cross-validations of the run."""
+    return [Round(result.model.prediction, result.fold), *(one.round for one in result.repeats)]
+
+
+def probe(result: CrossvalResult) -> Row:
+    """The baseline: a linear model of the mean shape, on the same folds."""
+    cohort = result.cohort
+    means = Bags(cohort.slides, encoder=cohort.encoder).means()
+    again = [Round(probe_predictions(means, cohort.target, one.fold), one.fold) for one in rounds_of(result)]
+    return row_of("linear probe on the mean shape", again, cohort.target.label, result.baselines[0].metrics[0])
+
+
+def run(out: Path, names: Sequence[str], *, repeats: int, workers: int | None) -> None:
+    """``table.md``, written anew after each row; the first is what the others are compared with."""
+    rows: list[Row] = []
+    for name in names:
+        result = validate(out, name, repeats=repeats, workers=workers)
+        label = result.cohort.target.label
+        rows.append(row_of(name, rounds_of(result), label, result.model.metrics[0]))
+        print(f"{name}: accuracy {rows[-1].right.mean():.3f}", *result.notes[:-1], flush=True)
+        (out / "table.md").write_text(table([*rows, probe(result)], label), encoding="utf-8")
+    print((out / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="musk1.csv: label, bag, 166 features, no header")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--aggregators", nargs="+", default=["mean", "max", "abmil"])
+    parser.add_argument("--aggregators", nargs="+", default=ALL, choices=ALL, metavar="NAME", help=", ".join(ALL))
+    parser.add_argument("--repeats", type=int, default=1, help="dealings of the ten folds; the literature has 5")
     parser.add_argument("--workers", type=int)
     args = parser.parse_args()
     prepare(args.table, args.out)
-    run(args.out, args.aggregators, args.workers)
+    run(args.out, args.aggregators, repeats=args.repeats, workers=args.workers)

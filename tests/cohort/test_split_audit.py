@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+import wsikit as wk
 from wsikit.cohort.endpoints import ClassLabel
 from wsikit.cohort.split_audit import audit_splits
 from wsikit.cohort.split_files import load_splits
@@ -43,6 +45,20 @@ def test_clean_splits_have_no_leaks(cohort_with):
     assert audit.folds[0].balance == (("class 0", 2, 2), ("class 1", 2, 2))
     assert audit.folds[0].sites == ("C", "D")
     assert json.loads(json.dumps(audit.values()))["folds"][1]["sites"] == 2
+
+
+def test_arrays_with_as_many_rows_are_the_same_slide_only_where_their_features_are(tmp_path):
+    rng = np.random.default_rng(0)
+    features = {f"{p}-1": rng.normal(size=(3, 4)) for p in PATIENTS}  # places are numbers of rows: alike in all
+    features["e-1"] = features["a-1"]
+    store = wk.store_features(tmp_path / "s.zarr", features, encoder="toy", source="drawn")
+    assert len({store.slide(name)["fingerprint"] for name in features}) == 1
+    lines = [f"{p}-1,{p},{i % 2}" for i, p in enumerate(PATIENTS)]
+    (tmp_path / "cohort.csv").write_text("\n".join(["slide_id,patient_id,label", *lines]) + "\n")
+    endpoint = ClassLabel("label", ("0", "1"))
+    cohort = load_cohort(tmp_path / "cohort.csv", endpoint=endpoint, stores=store, encoder="toy")
+    (leak,) = audit_splits(Splits(FOLDS, {}), cohort).leaks
+    assert leak.startswith("Slides 'a-1' of patient 'a' and 'e-1' of patient 'e' have the same content")
 
 
 def test_a_shared_site_is_named_and_counted(cohort_with):

@@ -12,7 +12,7 @@ from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.cohort.sites import sites_of
 from wsikit.cohort.splits import Fold, Splits
-from wsikit.cohort.table import Cohort
+from wsikit.cohort.table import Cohort, CohortSlide
 
 SITE = "site"
 """Column that is taken for the site where none is named."""
@@ -48,7 +48,7 @@ class SameSlide:
     """Slides of different patients that are one file by their content, and are apart in some fold.
 
     Attributes:
-        fingerprint: Of the file, as the store recorded it.
+        fingerprint: Of the file, as the store recorded it; of features without a file their hash.
         slides: (slide_id, patient_id) of each.
     """
 
@@ -204,9 +204,9 @@ def _same_slides(splits: Splits, cohort: Cohort) -> tuple[SameSlide, ...]:
     alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for patient, slides in zip(cohort.patients, cohort.slides, strict=True):
         for slide in slides:
-            fingerprint = slide.store.slide(slide.slide_id).get("fingerprint")
-            if fingerprint:
-                alike[str(fingerprint)].append((slide.slide_id, patient))
+            content = content_of(slide, cohort.encoder)
+            if content:
+                alike[content].append((slide.slide_id, patient))
     roles = [(set(f.test), {*f.train, *f.validation}) for f in splits.folds]
     found = []
     for fingerprint, same in alike.items():
@@ -214,6 +214,24 @@ def _same_slides(splits: Splits, cohort: Cohort) -> tuple[SameSlide, ...]:
         if len(who) > 1 and any(who & test and who & rest for test, rest in roles):
             found.append(SameSlide(fingerprint, tuple(same)))
     return tuple(found)
+
+
+def content_of(slide: CohortSlide, encoder: str) -> str | None:
+    """Identity of what a slide shows, hex digits; None where nobody knows it.
+
+    The fingerprint of its file. Features that were stored without a file (``store_features``) have a fingerprint of the
+    places of their rows only, which two slides with as many rows may share; there it is the hash of the features.
+
+    Args:
+        slide: In its store.
+        encoder: Whose features, where it comes to them.
+    """
+    facts = slide.store.slide(slide.slide_id)
+    if facts.get("reader") != "arrays":
+        return facts.get("fingerprint") or None
+    attributes = slide.store.encoder(slide.slide_id, encoder)
+    hashes = [part.get("run", {}).get("sha256") for part in attributes.get("parts", [attributes])]
+    return "+".join(hashes) if all(hashes) else None
 
 
 def _few(names: Any, what: str) -> str:

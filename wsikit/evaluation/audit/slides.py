@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.cohort.split_audit import content_of
 from wsikit.cohort.table import Cohort
 from wsikit.evaluation.audit.check import AMBER, GREEN, RED, Check
 
@@ -39,7 +40,7 @@ def duplicates(cohort: Cohort, means: npt.NDArray[np.floating], fold: Codes | No
     for i, slides in enumerate(cohort.slides):
         for slide in slides:
             facts = slide.store.slide(slide.slide_id)
-            print_ = facts.get("fingerprint")
+            print_ = content_of(slide, cohort.encoder)
             if print_:
                 of[print_, facts.get("scene")].add(i)
                 names[print_, facts.get("scene")].append(slide.slide_id)
