@@ -187,7 +187,8 @@ def _cuts(bundles: Sequence[Bundle]) -> str:
     each = list(dict.fromkeys(str(bundle.facts["cuts"]) for bundle in bundles))
     if len(each) == 1:
         return each[0]
-    return f"mean over {len(bundles)} models; the first: {each[0]}"
+    more = "; ..." if len(each) > 3 else ""
+    return f"mean over {len(bundles)} models: {'; '.join(each[:3])}{more}"
 
 
 def _log_rank(target: SurvivalTarget, calls: Sequence[str]) -> LogRank | None:
@@ -283,7 +284,7 @@ def _notes(result: ExternalResult) -> list[str]:
         allowed = unlike.rate + 3 * float(np.sqrt(unlike.rate * (1 - unlike.rate) / n))
         if flagged / n > allowed:
             found.append(
-                f"{flagged} of {n} patients lie farther from the training patients than {1 - unlike.rate:.0%} of these "
+                f"{flagged} of {n} patients lie farther from the training patients than {1 - unlike.rate:.1%} of these "
                 "(ood_flag in predictions.csv): stain, scanner, tissue or case mix differ, and predictions of them are "
                 "extrapolated."
             )

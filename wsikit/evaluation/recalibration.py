@@ -78,7 +78,9 @@ def fit_recalibration(probability: Numbers, positive: Flags, how: How) -> Recali
 def cross_fitted(probability: Numbers, positive: Flags, how: How, *, parts: int = PARTS, seed: int = 0) -> Numbers:
     """Recalibrated probabilities (P,), each by a recalibration that was learnt without the patient.
 
-    Patients are dealt by class into parts; each part is recalibrated by what the others teach.
+    Patients are dealt at random into parts; each part is recalibrated by what the others teach. They are not dealt
+    by class: the share of positives among the others would then tell that of the part, and the gain in calibration
+    would look larger than it is (with 40 patients by about 0.01 of the Brier score, simulated by the project).
 
     Args:
         probability: (P,) of the positive class.
@@ -90,10 +92,7 @@ def cross_fitted(probability: Numbers, positive: Flags, how: How, *, parts: int 
     Raises:
         UndefinedMetricError: As :func:`fit_recalibration`, of any of the parts' others.
     """
-    rng, part = np.random.default_rng(seed), np.empty(len(positive), np.int64)
-    for flag in (False, True):
-        mine = rng.permutation(np.flatnonzero(positive == flag))
-        part[mine] = np.arange(len(mine)) % parts
+    part = np.random.default_rng(seed).permutation(len(positive)) % parts
     found = np.empty(len(positive))
     for number in np.unique(part):
         others = part != number
