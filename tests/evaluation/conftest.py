@@ -100,6 +100,12 @@ def planting() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def features_writer() -> Callable[..., None]:
+    """The function that writes one slide's features into a store."""
+    return write_features
+
+
+@pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A planted cohort of 40 patients; not to be written to."""
     return plant(tmp_path_factory.mktemp("planted") / "cohort")

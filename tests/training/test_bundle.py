@@ -108,7 +108,7 @@ def test_a_cut_short_bundle_is_refused(toy, tmp_path):
 
 
 def test_a_later_version_is_refused(tmp_path):
-    facts = {"wsikit": json.dumps({"format": "wsikit-bundle", "version": "2"})}
+    facts = {"wsikit": json.dumps({"format": "wsikit-bundle", "version": "3"})}
     save_file({"x": torch.zeros(2)}, tmp_path / "new.safetensors", metadata=facts)
-    with pytest.raises(ConfigError, match="bundle version 2, this wsikit reads 1; update wsikit"):
+    with pytest.raises(ConfigError, match="bundle version 3, this wsikit reads 1 and 2; update wsikit"):
         load_bundle(tmp_path / "new.safetensors")

@@ -15,7 +15,15 @@ wsikit predict cohort.zarr --model runs/label/models/fold-0-0.safetensors --out 
 
 wsikit predict cohort.zarr --model runs/transmil/models --out prediction --map rollout
 
+wsikit predict cohort.zarr --model runs/label/models --patients cohort.csv --coverage 0.9
+
+With the outcomes of these patients in a table, 'wsikit evaluate' says how good the models are on them.
+
 Exit code: 0 all predicted, 1 some slides could not be, 2 none or nothing fits."""
+
+
+SHOWN = ("prediction_set", "set_note", "low", "high", "ood_share", "ood_flag")
+"""Of the further columns those that fit on a screen; the table has all."""
 
 
 def command(
@@ -25,6 +33,11 @@ def command(
     patients: Annotated[
         Path | None, typer.Option(help="CSV with slide_id and patient_id: predict patients instead of slides.")
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Add the set of classes that holds the true one for this share of like patients: 0.9."),
+    ] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="... of each class's patients, not of all.")] = False,
     heatmaps: Annotated[
         bool, typer.Option(help="Draw the map of the tiles over every slide, and write it as GeoJSON.")
     ] = True,
@@ -34,7 +47,10 @@ def command(
     weights: Annotated[str | None, typer.Option(help="Weights of the encoder, if it has some.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of the extraction.")] = None,
 ) -> None:
-    """Predict slides with trained models: tiles and features are made as in training."""
+    """Predict slides with trained models: tiles and features are made as in training.
+
+    ood_flag in the table marks who is farther from the training patients than 99 % of these were.
+    """
     from rich.table import Table
 
     from wsikit.cli._show import LiveProgress, stdout_console
@@ -44,16 +60,31 @@ def command(
 
     with LiveProgress() as progress:
         report = predict_slides(
-            target, model, out=out, patients=patients, weights=weights, workers=workers, tile_map=tile_map,
-            progress=progress, say=progress.say,
+            target, model, out=out, patients=patients, coverage=coverage, by_class=by_class, weights=weights,
+            workers=workers, tile_map=tile_map, progress=progress, say=progress.say,
         )  # fmt: skip
     console = stdout_console()
-    table = Table("patient" if patients else "slide", *report.columns, "call", box=None, header_style="bold")
+    shown = [name for name in SHOWN if report.predictions and name in report.predictions[0].assessed]
+    table = Table("patient" if patients else "slide", *report.columns, "call", *shown, box=None, header_style="bold")
     for p in report.predictions[:40]:
-        table.add_row(p.patient_id, *(f"{v:.3f}" for v in p.values), p.call)
+        table.add_row(p.patient_id, *(f"{v:.3f}" for v in p.values), p.call, *(p.assessed[name] for name in shown))
     console.print(table)
     if len(report.predictions) > 40:
         console.print(f"... and {len(report.predictions) - 40} more", highlight=False)
+    if report.unlike is not None:
+        said, found = report.unlike, int(report.unlike.flagged.sum())
+        console.print(
+            f"{found} of {len(said.flagged)} are unlike the {said.known} training patients (ood_flag); of like ones "
+            f"{said.rate:.1%} would be",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if report.sets is not None:
+        each = "each class's" if by_class else "like"
+        console.print(
+            f"sets hold the truth for {coverage:.0%} of {each} patients, by {report.sets.known} held-out ones; of "
+            "unlike ones nothing is promised",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     for name, why in report.skipped.items():
         console.print(f"not predicted: {name}: {why}", highlight=False, soft_wrap=True)
     console.print(f"table: {report.table}", highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from wsikit.cohort.splits import Splits, check_splits, describe, make_splits, sa
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.baselines import baseline_predictions
+from wsikit.evaluation.known import Modelled, enter_known
 from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import (
     REPEAT_SEED,
@@ -131,7 +132,9 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     name = f"{experiment.model.aggregator} on {experiment.encoder}"
     metrics = metrics_of(task, prediction, cohort.target, fold, settings, threshold=threshold, repeats=rounds)
     model = ModelResult(name, prediction, metrics)
-    tables = _simple_features(experiment, cohort, bags, sizes, notes)
+    means = bags.means()
+    _enter_known(every, cohort, means, out)
+    tables = _simple_features(experiment, cohort, means, sizes, notes)
     baselines, others_again = [], []
     for title, features, predict_ in tables:
         again = [Round(predict_(features, cohort.target, f), f) for f in folds]
@@ -321,13 +324,33 @@ def _groups(
     return groups, test
 
 
+def _enter_known(every: list[MemberResult], cohort: Cohort, means: npt.NDArray[np.float32], out: Path) -> None:
+    """Tell every bundle who trained it and how its fold's models do on the patients they never saw."""
+    for at in sorted({(m.job.repeat, m.job.fold) for m in every}):
+        mine = [m for m in every if (m.job.repeat, m.job.fold) == at]
+        job, fold = mine[0].job, f"fold {at[1] + 1}" + (f" of repeat {at[0] + 1}" if at[0] else "")
+        trained = np.union1d(job.train, job.validation)
+        watched = sum(len(m.job.validation) for m in mine)
+        enter_known(
+            [Modelled(out / m.member.bundle, m.prediction) for m in mine], cohort, means,
+            trained=trained, held_out=job.test, who=f"test patients of {fold}",
+            cuts=f"median risk of the {len(trained)} patients outside {fold}"
+            if isinstance(cohort.target, SurvivalTarget)
+            else f"best balanced accuracy on {watched} inner validation patients of {fold}",
+        )  # fmt: skip
+
+
 def _simple_features(
-    experiment: Experiment, cohort: Cohort, bags: Bags, sizes: npt.NDArray[np.int64], notes: list[str]
+    experiment: Experiment,
+    cohort: Cohort,
+    means: npt.NDArray[np.float32],
+    sizes: npt.NDArray[np.int64],
+    notes: list[str],
 ) -> list[tuple[str, npt.NDArray[np.floating], Callable[..., Values]]]:
     """Name, features (P, D) and the simple model of every baseline."""
     encoder = experiment.evaluation.baseline_encoder
     tables: list[tuple[str, npt.NDArray[np.floating], Callable[..., Values]]] = [
-        (f"linear probe on mean {experiment.encoder}", bags.means(), probe_predictions)
+        (f"linear probe on mean {experiment.encoder}", means, probe_predictions)
     ]
     lacking = [s.slide_id for mine in cohort.slides for s in mine if not _finished(s.store, s.slide_id, encoder)]
     if lacking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Ordinal, Survival
 from wsikit.cohort.table import PATIENT, SLIDE, CohortSlide, read_rows
 from wsikit.config import differences
 from wsikit.errors import ConfigError
+from wsikit.evaluation.assessment import ClassSets, Intervals, check_coverage, sets_of, unlike_columns, unlikeness_of
 from wsikit.evaluation.attribution import Map
+from wsikit.evaluation.ensemble import call_of, load_models, mean_of, predictions_of
+from wsikit.evaluation.known import Group, groups_of
+from wsikit.evaluation.outliers import Unlikeness
 from wsikit.evaluation.tile_maps import MapKind, check_map_kind, mean_map
 from wsikit.extract.inputs import collect_slides
 from wsikit.extract.run import Progress, RunReport, extract_features
 from wsikit.extract.settings import EncoderSettings
 from wsikit.slides.tiling import TilingSpec
 from wsikit.slides.tissue_mask import SEGMENTERS
-from wsikit.store.places import ObjectPath, place_of
+from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import FeatureStore, open_store
-from wsikit.tasks.classification import called
-from wsikit.training.bundle import Bundle, load_bundle
-from wsikit.training.fit import predict
+from wsikit.training.bundle import Bundle
 
 Say = Callable[[str], None]
 
@@ -46,6 +47,8 @@ class Prediction:
         attention: (N,) over the tiles of the slides one after the other, or None.
         tiles: N.
         tile_map: (N,) the map that was asked for: the attention, or another; None where there is none.
+        assessed: Name and value of each further column: how unlike the training patients it is, and what the prediction
+            set or interval is.
     """
 
     patient_id: str
@@ -55,6 +58,7 @@ class Prediction:
     attention: npt.NDArray[np.float32] | None
     tiles: int
     tile_map: npt.NDArray[np.floating[Any]] | None
+    assessed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class PredictionReport:
         skipped: Slides that could not be predicted, each with its reason.
         run: The extraction, where there was one.
         map_kind: What the predictions' maps show.
+        unlike: How unlike the training patients they are; None where the models do not know.
+        sets: Prediction sets or intervals, where asked for.
     """
 
     columns: tuple[str, ...]
@@ -76,6 +82,8 @@ class PredictionReport:
     skipped: Mapping[str, str]
     run: RunReport | None
     map_kind: MapKind
+    unlike: Unlikeness | None = None
+    sets: ClassSets | Intervals | None = None
 
 
 def predict_slides(
@@ -84,6 +92,8 @@ def predict_slides(
     *,
     out: str | PathLike[str],
     patients: str | PathLike[str] | None = None,
+    coverage: float | None = None,
+    by_class: bool = False,
     weights: str | None = None,
     workers: int | None = None,
     tile_map: str = "attention",
@@ -91,6 +101,11 @@ def predict_slides(
     say: Say = lambda line: None,
 ) -> PredictionReport:
     """Predict with one model, or with the mean of all models in a folder.
+
+    Each patient also gets ``ood_score``, its distance from the training patients in units of their median,
+    ``ood_share``, the share of them that were as far, and ``ood_flag`` (see
+    :func:`~wsikit.evaluation.outliers.unlikeness`), and with ``coverage`` a conformal prediction set. Both compare
+    with patients: where slides are predicted one by one though patients have several, they hold approximately.
 
     A slide file or a folder of slides is tiled and encoded first, in the way that the models were
     trained with (into ``out/features.zarr``, where a second call finds it). A store is used as it is,
@@ -102,6 +117,9 @@ def predict_slides(
         out: Folder for ``predictions.csv`` and new features.
         patients: CSV with slide_id and patient_id, to predict patients with several slides; default:
             every slide on its own.
+        coverage: Also give sets of classes (of a number: intervals) that hold the truth for this share of patients who
+            are like those of the training.
+        by_class: For this share of each class's patients, too.
         weights: Weights of the encoder, for encoders that have some.
         workers: Processes of the extraction.
         tile_map: Which map of the tiles each prediction gets: ``attention``, or ``rollout`` of the models that have it.
@@ -112,23 +130,17 @@ def predict_slides(
         ConfigError: No models, models that do not belong together or have no such map, features of another encoder or
             tiling, or nothing to predict.
     """
-    bundles = _load(Path(models))
+    bundles = load_models(Path(models))
     kind = check_map_kind(tile_map, bundles[0].model.aggregator.card.name)
     first = bundles[0]
     out, target = Path(out), place_of(target)
-    out.mkdir(parents=True, exist_ok=True)
-    run: RunReport | None = None
-    paths: dict[str, Path] = {}
-    if isinstance(target, ObjectPath) or (target / "zarr.json").is_file():
-        store = open_store(target)
-    else:
-        if not target.exists():
-            raise ConfigError(f"{target}: no such slide, folder or store")
-        say("extracting features as the models were trained with ...")
-        run = _extract(target, first, out / "features.zarr", weights, workers, progress)
-        store = open_store(out / "features.zarr")
-        paths = {entry.slide_id: entry.path for entry in collect_slides([target])}
-    _check_tiling(store, first)
+    if coverage is not None:
+        check_coverage(first.endpoint, bundles, coverage, by_class=by_class)
+    elif by_class:
+        raise ConfigError("by_class says for whom a coverage holds, and none is given; add coverage, as 0.9")
+    store, paths, run = features_of(
+        target, first, out=out, weights=weights, workers=workers, progress=progress, say=say
+    )
     key = str(first.facts["encoder"]["key"])
     wanted = sorted(paths) if paths else store.slide_ids
     groups, skipped = _groups(store, wanted, key, first, paths, patients)
@@ -139,30 +151,70 @@ def predict_slides(
         raise ConfigError(f"{target}: no slide can be predicted ({listed or 'it is empty'})")
     say(f"predicting {len(groups)} {'patients' if patients else 'slides'} with {len(bundles)} models ...")
     bags = Bags(list(groups.values()), encoder=key)
-    values, attention = _mean(bundles, bags)
+    each, attention = predictions_of(bundles, bags)
+    values = mean_of(each)
     maps = attention if kind == "attention" else _maps(bundles, bags, kind)
-    found = tuple(
-        Prediction(patient, slides, values[i], _call(bundles, values[i]), attention[i], len(bags[i]), maps[i])
-        for i, (patient, slides) in enumerate(groups.items())
+    folds = _folds(bundles, coverage is not None, say)
+    unlike = unlikeness_of(folds, bags.means())
+    sets = (
+        None if coverage is None or folds is None else sets_of(folds, first.endpoint, each, coverage, by_class=by_class)
     )
+    columns = ({} if unlike is None else unlike_columns(unlike)) | ({} if sets is None else sets.columns())
+    found = tuple(
+        Prediction(
+            patient, slides, values[i], call_of(bundles, values[i]), attention[i], len(bags[i]), maps[i],
+            {name: column[i] for name, column in columns.items()},
+        )
+        for i, (patient, slides) in enumerate(groups.items())
+    )  # fmt: skip
     table = out / "predictions.csv"
     _write(table, first, found)
-    return PredictionReport(first.task.columns, found, table, skipped, run, kind)
+    return PredictionReport(first.task.columns, found, table, skipped, run, kind, unlike, sets)
 
 
-def _load(models: Path) -> list[Bundle]:
-    files = sorted(models.glob("*.safetensors")) if models.is_dir() else [models]
-    if not files:
-        raise ConfigError(f"{models}: no *.safetensors in this folder; name the models/ that 'wsikit crossval' wrote")
-    bundles = [load_bundle(file) for file in files]
-    for file, bundle in zip(files, bundles, strict=True):
-        for name in ("configuration-hash", "encoder"):
-            mine, other = bundles[0].facts[name], bundle.facts[name]
-            if name == "encoder":
-                mine, other = mine["key"], other["key"]
-            if mine != other or bundle.endpoint != bundles[0].endpoint:
-                raise ConfigError(f"{files[0]} and {file} do not belong together ({name} or endpoint differ); name one")
-    return bundles
+def features_of(
+    target: StorePath,
+    bundle: Bundle,
+    *,
+    out: Path,
+    weights: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    say: Say = lambda line: None,
+) -> tuple[FeatureStore, dict[str, Path], RunReport | None]:
+    """The store of a target, where it is slides made first as the model was trained with; their files; the extraction.
+
+    Raises:
+        ConfigError: No such target, or a store that was tiled otherwise.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    run: RunReport | None = None
+    paths: dict[str, Path] = {}
+    if isinstance(target, ObjectPath) or (target / "zarr.json").is_file():
+        store = open_store(target)
+    else:
+        if not target.exists():
+            raise ConfigError(f"{target}: no such slide, folder or store")
+        say("extracting features as the models were trained with ...")
+        run = _extract(target, bundle, out / "features.zarr", weights, workers, progress)
+        store = open_store(out / "features.zarr")
+        paths = {entry.slide_id: entry.path for entry in collect_slides([target])}
+    _check_tiling(store, bundle)
+    return store, paths, run
+
+
+def _folds(bundles: Sequence[Bundle], needed: bool, say: Say) -> list[Group] | None:
+    """The models by fold; where they cannot be told apart, and need not be, a word instead."""
+    try:
+        folds = groups_of(bundles)
+    except ConfigError as e:
+        if needed:
+            raise
+        say(f"no ood_share: {e}")
+        return None
+    if folds is None:
+        say("no ood_share: the models do not know whom they have not seen; repeat 'wsikit crossval', which keeps them")
+    return folds
 
 
 def _extract(
@@ -239,54 +291,20 @@ def _groups(
     return {p: tuple(sorted(found[p], key=lambda s: s.slide_id)) for p in sorted(found)}, skipped
 
 
-def _mean(
-    bundles: Sequence[Bundle], bags: Bags
-) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float32] | None]]:
-    rows = np.arange(len(bags))
-    total: npt.NDArray[np.float64] | None = None
-    attention: list[npt.NDArray[np.float32] | None] = []
-    for bundle in bundles:
-        values, weights = predict(bundle.model, bundle.task, bags, rows, with_attention=True)
-        total = values if total is None else total + values
-        if not attention:
-            attention = weights
-        else:
-            attention = [a if a is None or w is None else a + w for a, w in zip(attention, weights, strict=True)]
-    assert total is not None
-    n = np.float32(len(bundles))
-    return total / len(bundles), [None if a is None else a / n for a in attention]
-
-
 def _maps(bundles: Sequence[Bundle], bags: Bags, kind: MapKind) -> list[Map | None]:
     graph = bundles[0].model.graph
     return [mean_map(bundles, bags.batch([i], graph=graph), kind=kind) for i in range(len(bags))]
 
 
-def _call(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:
-    endpoint = bundles[0].endpoint
-    cuts = [b.facts["thresholds"] for b in bundles]
-    if isinstance(endpoint, ClassLabel):
-        if len(endpoint.classes) > 2 or not all("probability" in c for c in cuts):
-            return _called(endpoint, values) if len(endpoint.classes) > 2 else ""
-        return endpoint.classes[int(values[1] > np.mean([c["probability"] for c in cuts]))]
-    if isinstance(endpoint, Survival) and all("log_risk" in c for c in cuts):
-        return "high" if values[0] > np.mean([c["log_risk"] for c in cuts]) else "low"
-    return ""
-
-
-def _called(endpoint: ClassLabel, values: npt.NDArray[np.float64]) -> str:
-    asked = ClassTarget(np.zeros(1, np.int64), endpoint.classes, isinstance(endpoint, Ordinal))
-    return endpoint.classes[int(called(values[None], asked)[0])]
-
-
 def _write(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> None:
+    more = list(predictions[0].assessed)
     called = {"class": "predicted_class", "ordinal": "predicted_class", "survival": "risk_group"}.get(
         bundle.endpoint.kind
     )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else [])])
+        writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else []), *more])
         for p in predictions:
             slides = " ".join(s.slide_id for s in p.slides)
             row = [p.patient_id, slides, p.tiles, *(repr(float(v)) for v in p.values)]
-            writer.writerow([*row, *([p.call] if called else [])])
+            writer.writerow([*row, *([p.call] if called else []), *p.assessed.values()])

@@ -25,7 +25,7 @@ METRIC_COLUMNS = ("metric", "value", "low", "high", "level", "draws", "failed", 
 def write_run(result: CrossvalResult) -> None:
     """Write ``predictions.csv``, ``metrics.csv``, ``subgroups.csv``, ``history.csv`` and ``run.json``."""
     out, cohort = result.out, result.cohort
-    truth = _truth_columns(cohort.target)
+    truth = truth_columns(cohort.target)
     with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         extra = [n for n, v in (("threshold", result.threshold), ("risk_group", result.risk_group)) if v is not None]
@@ -47,13 +47,13 @@ def write_run(result: CrossvalResult) -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["column", "group", "patients", *METRIC_COLUMNS])
             for group in result.subgroups:
-                writer.writerows([group.column, group.name, len(group.rows), *_cells(m)] for m in group.metrics)
+                writer.writerows([group.column, group.name, len(group.rows), *metric_cells(m)] for m in group.metrics)
     with (out / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", *METRIC_COLUMNS])
         tables = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
         for name, metrics in [*tables, (result.model.name, result.differences)]:
-            writer.writerows([name, *_cells(m)] for m in metrics)
+            writer.writerows([name, *metric_cells(m)] for m in metrics)
     with (out / "history.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
@@ -75,13 +75,15 @@ def write_run(result: CrossvalResult) -> None:
     (out / "run.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _cells(metric: Metric) -> list[object]:
+def metric_cells(metric: Metric) -> list[object]:
+    """A metric in the order of ``METRIC_COLUMNS``, without its model."""
     of = metric.interval
     ends = [of.low, of.high, of.level, of.draws, of.failed] if of else [""] * 5
     return [metric.name, "" if metric.value is None else metric.value, *ends, metric.note]
 
 
-def _truth_columns(target: Target) -> dict[str, list[object]]:
+def truth_columns(target: Target) -> dict[str, list[object]]:
+    """Outcomes as columns of a table of predictions."""
     if isinstance(target, ClassTarget):
         return {"label": [target.classes[i] for i in target.label.tolist()]}
     if isinstance(target, SurvivalTarget):

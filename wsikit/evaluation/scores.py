@@ -119,7 +119,7 @@ def metrics_of(
         mean = _mean([one[name].of for one in each])
         if first.by_chance is None:
             found.append(
-                _metric(name, mean, len(target), only_folds if first.of_shares else kept, settings, first.note)
+                measured(name, mean, len(target), only_folds if first.of_shares else kept, settings, first.note)
             )
             continue
         chance = float(np.mean([one[name].by_chance for one in each]))
@@ -268,7 +268,8 @@ def _unconditional(task: Task, rounds: Sequence[Round], target: Target) -> Metri
     return Metric(name, float(np.mean(values)), interval, note)
 
 
-def _metric(name: str, statistic: Statistic, n: int, kept: Rows, settings: EvaluationSettings, note: str) -> Metric:
+def measured(name: str, statistic: Statistic, n: int, kept: Rows, settings: EvaluationSettings, note: str) -> Metric:
+    """A statistic of n patients with its interval, whose resamples keep the strata; or why there is none."""
     try:
         value = statistic(np.arange(n))
         interval = bootstrap_interval(statistic, n, draws=settings.bootstrap, strata=kept)

@@ -17,6 +17,7 @@ from wsikit.cohort.splits import Fold, Splits, describe, hold_out, save_splits, 
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.crossval import best_threshold
+from wsikit.evaluation.known import Modelled, enter_known
 from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import bags_of, check_start
 from wsikit.evaluation.risk_groups import training_cuts
@@ -137,6 +138,7 @@ def train(
         "started": None if started is None else asdict(started),
     }
     bundle = save_bundle(Bundle(found.model, found.task, endpoint, facts), out / MODEL)
+    _enter_known(bundle, found, cohort, rows, watching, bags, chosen=experiment.training.keep == "best")
     write_atomic(out / "run.json", (json.dumps(manifest | {"started": facts["started"]}, indent=2) + "\n").encode())
     for partial in out.glob("*.partial"):  # of a call that was killed while it wrote
         partial.unlink()
@@ -185,3 +187,18 @@ def _thresholds(found: FitResult, cohort: Cohort, rows: Rows, watching: Rows, ba
         except ConfigError:  # all risks are equal: there are no groups
             return {}
     return {}
+
+
+def _enter_known(
+    bundle: Path, found: FitResult, cohort: Cohort, rows: Rows, watching: Rows, bags: Bags, *, chosen: bool
+) -> None:
+    """Tell the bundle who trained it, and how it does on those who watched: nobody else was held out."""
+    said, _ = predict(found.model, found.task, bags, watching)
+    epoch = ", who also chose its epoch" if chosen else ""
+    enter_known(
+        [Modelled(bundle, said)], cohort, bags.means(), trained=np.union1d(rows, watching), held_out=watching,
+        who=f"patients who watched the training{epoch}",
+        cuts=f"median risk of the {len(rows)} training patients"
+        if isinstance(cohort.target, SurvivalTarget)
+        else f"best balanced accuracy on the {len(watching)} patients who watched the training",
+    )  # fmt: skip

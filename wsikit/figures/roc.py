@@ -80,7 +80,8 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
     titles = wrap_text(title, inches=_WIDTH - 2 * _MARGIN, points=15, bold=True)
 
     above = _LINE * len(titles) + 0.35
-    below = _AXIS + _LINE * (1 + _lines_text(curves).count("\n") + sum(map(len, legend))) + 0.15
+    meaning = "" if all(count == 1 for count, _ in folds) else _lines_text(curves)  # of one fold there is no mean
+    below = _AXIS + _LINE * (len(meaning.splitlines()) + sum(map(len, legend))) + 0.15
     height = above + _SIDE + below
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -95,7 +96,8 @@ def draw_roc(curves: Sequence[RocCurve], *, title: str = "") -> Figure:
             axes.plot(x, sensitivity, color=colour, linewidth=0.8, alpha=0.4)
     for (_, drawn), colour, dashes, lines in zip(folds, COLOURS, DASHES, legend, strict=False):
         axes.plot(*_vertical_mean(drawn), color=colour, linewidth=2.6, linestyle=dashes, label="\n".join(lines))
-    axes.plot([], [], color=GREY, linewidth=0.8, label=_lines_text(curves))
+    if meaning:
+        axes.plot([], [], color=GREY, linewidth=0.8, label=meaning)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.set_xlabel("False positive rate (1 – specificity)", fontsize=14, color=INK)
     axes.set_ylabel("Sensitivity", fontsize=14, color=INK)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from wsikit.evaluation.result import CrossvalResult, Metric
+from wsikit.cohort.table import Cohort
+from wsikit.evaluation.result import CrossvalResult, Metric, ModelResult
 from wsikit.reports.words import counted, interval_text, level_text, makeup, value_text
 
 LONGEST = 400
@@ -145,15 +146,19 @@ def key_numbers(result: CrossvalResult) -> list[KeyNumber]:
 
 def metric_table(result: CrossvalResult) -> MetricTable:
     """Every metric of every model, in the order in which the first model that has it names it."""
-    models = (result.model, *result.baselines)
+    return table_of((result.model, *result.baselines), result.differences)
+
+
+def table_of(models: Sequence[ModelResult], paired: Sequence[Metric] = ()) -> MetricTable:
+    """The same of any models, with paired differences where there are some."""
     names = list(dict.fromkeys(m.name for model in models for m in model.metrics))
     notes: dict[str, str] = {}
     rows = []
     for name in names:
         found = [next((m for m in model.metrics if m.name == name), None) for model in models]
         rows.append((name, tuple(_cell(metric, notes) for metric in found)))
-    differences = tuple((metric.name, _cell(metric, notes, signed=True)) for metric in result.differences)
-    intervals = [m.interval for m in result.model.metrics if m.interval is not None]
+    differences = tuple((metric.name, _cell(metric, notes, signed=True)) for metric in paired)
+    intervals = [m.interval for m in models[0].metrics if m.interval is not None]
     return MetricTable(
         models=tuple(model.name for model in models),
         rows=tuple(rows),
@@ -189,10 +194,10 @@ def _cell(metric: Metric | None, notes: dict[str, str], *, signed: bool = False)
     return MetricCell(value_text(metric, signed=signed), interval_text(metric, signed=signed), mark)
 
 
-def left_out(result: CrossvalResult) -> list[LeftOut]:
+def left_out(cohort: Cohort) -> list[LeftOut]:
     """Exclusions by reason: slides first, the most frequent first."""
     names: dict[tuple[str, str], list[str]] = {}
-    for exclusion in result.cohort.exclusions:
+    for exclusion in cohort.exclusions:
         names.setdefault((exclusion.kind, exclusion.reason), []).append(exclusion.name)
     found = [LeftOut(kind, reason, tuple(ids)) for (kind, reason), ids in names.items()]
     return sorted(found, key=lambda one: (one.kind != "slide", -len(one.names), one.reason))

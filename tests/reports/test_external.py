@@ -1,0 +1,129 @@
+"""The report of an external validation says what was frozen, keeps the two results apart, and holds all it shows."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from wsikit.cohort.endpoints import endpoint_from
+from wsikit.cohort.table import load_cohort
+from wsikit.evaluation.assessment import ClassSets
+from wsikit.evaluation.external_result import ExternalResult
+from wsikit.evaluation.external_survival import Absolute
+from wsikit.evaluation.outliers import unlikeness
+from wsikit.evaluation.recalibration import Recalibration
+from wsikit.evaluation.result import ModelResult
+from wsikit.evaluation.risk_groups import log_rank
+from wsikit.evaluation.scores import measured, metrics_of
+from wsikit.evaluation.settings import EvaluationSettings
+from wsikit.reports.external import write_external_report
+from wsikit.tasks.task import create_task
+
+from .conftest import ENDPOINTS
+
+SETTINGS = EvaluationSettings(bootstrap=100)
+
+
+@pytest.fixture
+def make_external(planted, tmp_path):
+    """The function that makes the result of an external validation by hand, with random predictions."""
+
+    def made(kind):
+        endpoint = endpoint_from(ENDPOINTS[kind])
+        cohort = load_cohort(
+            planted / "cohort.csv", endpoint=endpoint, stores=planted / "features.zarr", missing_slides="exclude"
+        )
+        task, n = create_task(endpoint, cohort.target), len(cohort)
+        rng, zeros = np.random.default_rng(1), np.zeros(len(cohort), np.int64)
+        prediction = rng.normal(size=(n, len(task.columns)))
+        if kind.startswith("class"):
+            prediction = np.exp(prediction) / np.exp(prediction).sum(1, keepdims=True)
+        two, survival = kind == "class", kind == "survival"
+        found = metrics_of(
+            task, prediction, cohort.target, zeros, SETTINGS, threshold=np.full(n, 0.37) if two else None
+        )
+        slope = measured("calibration slope", lambda r: 0.5 + 1e-3 * r.mean(), n, zeros, SETTINGS, "1 is right")
+        found = (*(m for m in found if m.name != "calibration slope"), slope)
+        inside = prediction > 0.5
+        calls = tuple("high" if v > 0 else "low" for v in prediction[:, 0]) if survival else ("",) * n
+        return ExternalResult(
+            out=tmp_path / "external", cohort=cohort, columns=task.columns,
+            model=ModelResult("as trained (<i>abmil on texture)", prediction, found),
+            recalibrated=ModelResult("recalibrated on 16 patients", prediction[:, ::-1], found[-1:]) if two else None,
+            recalibration=Recalibration("slope", -0.25, 0.5, n) if two else None,
+            models=4, trained=80, threshold=0.37 if two else None, cuts="best balanced accuracy of <b>fold 1",
+            calls=calls,
+            unlike=unlikeness([(np.arange(200.0), np.append(np.arange(n - 1.0), 500.0))]),
+            sets=ClassSets(0.5, False, endpoint.classes, prediction, inside, 80) if two else None,
+            absolute=Absolute(8.0, "months", "as asked for", rng.random(n)) if survival else None,
+            log_rank=log_rank(cohort.target.time, cohort.target.event, calls, permutations=100) if survival else None,
+            notes=("A note of <i>this</i> cohort.",), manifest={"table": "<i>elsewhere.csv"},
+        )  # fmt: skip
+
+    return made
+
+
+def read(path):
+    page = path.read_text(encoding="utf-8")
+    return page, " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
+
+
+def test_what_was_frozen_stands_there_with_its_source_and_names_cannot_break_the_page(make_external):
+    result = make_external("class")
+    page, text = read(write_external_report(result))
+    assert "a probability above 0.37 calls a patient positive" in text
+    assert "It was chosen at training (best balanced accuracy of <b>fold 1)" in text
+    assert "A note of <i>this</i> cohort." in text
+    assert "The predictions are too extreme: the calibration slope is 0.51" in text
+    assert "<i>abmil" not in page
+    assert "<b>fold 1" not in page
+    assert 'src="http' not in page
+    assert page.count('src="data:image/png;base64,') == 3
+
+
+def test_the_recalibrated_column_is_the_second_and_has_its_own_numbers_only(make_external):
+    result = make_external("class")
+    page, text = read(write_external_report(result))
+    head = re.search(r"<thead><tr><th></th>(.*?)</tr>", page, re.DOTALL)[1]
+    names = re.findall(r"<th>(.*?)</th>", head)
+    assert [html.unescape(n) for n in names] == [result.model.name, result.recalibrated.name]
+    rows = dict(re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL))
+    cells = {name: re.findall(r"<td.*?>(.*?)<small>", row, re.DOTALL) for name, row in rows.items()}
+    assert cells["AUC"][1].strip() == ""
+    assert cells["calibration slope"][1].strip().startswith("0.51")
+    assert "learnt on all 16" in text
+    assert "logit\N{NO-BREAK SPACE}p\N{PRIME} = -0.250 + 0.500" in html.unescape(page)
+
+
+def test_sets_are_counted_by_size(make_external):
+    result = make_external("class")
+    inside = result.sets.inside
+    held = inside[np.arange(len(inside)), result.cohort.target.label]
+    _, text = read(write_external_report(result))
+    one = int((inside.sum(1) == 1).sum())
+    assert f"1 class {one} patients; {int(held.sum())} of them hold the truth" in text
+    assert "empty: no class fits 0 patients" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "pictures"),
+    [
+        ("class", {"roc.png", "calibration.png", "decision.png"}),
+        ("classes", {"roc.png", "calibration.png"}),
+        ("survival", {"kaplan_meier.png", "risk_calibration.png"}),
+        ("continuous", {"scatter.png"}),
+    ],
+)
+def test_each_endpoint_has_its_figures(make_external, kind, pictures):
+    result = make_external(kind)
+    page = write_external_report(result)
+    written = {p.name: cv2.imread(str(p)) for p in (page.parent / "figures").iterdir()}
+    assert set(written) == pictures
+    assert all(picture.std() > 5 for picture in written.values())
+    _, text = read(page)
+    assert f"{len(result.cohort)} patients who had no part in the models" in text
+    assert f"{1 / len(result.cohort):.0%} unlike the training" in text  # the last one lies beyond all of 200
