@@ -170,11 +170,27 @@ def experiment_from(values: dict[str, Any], *, where: str = "experiment") -> Exp
                 )
             elif problem["type"] == "missing":
                 lines.append(f"setting {name!r} is missing")
+            elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+                lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
             else:
                 lines.append(f"{name} is {problem['input']!r}: {problem['msg']}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
     except TypeError as e:
         raise ConfigError(f"{where}: {e}") from None
+
+
+def on_devices(experiment: Experiment, devices: int | None, accelerator: str | None) -> Experiment:
+    """The same experiment on other devices; None leaves what it says.
+
+    Raises:
+        ConfigError: Several devices, and one of them is named.
+    """
+    told = {"devices": devices, "device": accelerator}
+    given = {name: value for name, value in told.items() if value is not None}
+    if not given:
+        return experiment
+    training = experiment.training.model_dump() | given
+    return experiment_from(dict(experiment) | {"training": training}, where="--devices, --accelerator")
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:

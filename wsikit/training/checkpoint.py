@@ -76,9 +76,10 @@ def identity_of(
         return {"features": config_hash(digests), "outcomes": outcome.hexdigest(), "patients": str(len(rows))}
 
     given = None if model.init is None else sha256_file(model.init)
+    alone = {"devices"} if training.devices == 1 else set()  # what one device did before there could be several
     return {
         "model": model.model_dump(mode="json") | {"init": given},
-        "training": training.model_dump(mode="json"),
+        "training": training.model_dump(mode="json", exclude=alone),
         "endpoint": endpoint_settings(endpoint),
         "encoder": bags.encoder,
         "train": group(train),
@@ -98,6 +99,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; it replaces the one before as a whole, or not at all.
 
+    Of several ranks all call this, and the first writes, with the generators of all.
+
     Args:
         path: The file.
         moving: As it is after the last epoch of ``history``.
@@ -108,13 +111,15 @@ def save_checkpoint(
     """
     from safetensors.torch import save
 
+    generators = _generators(moving.fabric)
+    if moving.fabric.global_rank:
+        return
     state = moving.optimizer.state_dict()
-    cpu, device = rng_state(moving.fabric.device)
     tensors = {f"model.{name}": value for name, value in moving.net.state_dict().items()}
     if best != len(history):
         tensors |= {f"kept.{name}": value for name, value in kept.items()}
     tensors |= {f"optimizer.{i}.{name}": v for i, mine in state["state"].items() for name, v in mine.items()}
-    tensors |= {"rng.cpu": cpu} | ({} if device is None else {"rng.device": device})
+    tensors |= generators
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -172,8 +177,28 @@ def load_checkpoint(
     moving.schedule.load_state_dict(facts["schedule"])
     moving.rng.bit_generator.state = facts["rng"]
     moving.fabric.strategy.precision.load_state_dict(facts["precision"])
-    set_rng_state((tensors["rng.cpu"], tensors.get("rng.device")), moving.fabric.device)
+    of = _of_rank(moving.fabric.global_rank)
+    set_rng_state((tensors[f"rng.cpu{of}"], tensors.get(f"rng.device{of}")), moving.fabric.device)
     return [Epoch(**epoch) for epoch in facts["history"]], int(facts["best"]), part("kept.") or weights
+
+
+def _generators(fabric: Any) -> dict[str, Tensor]:
+    """State of torch's generators in every rank, by name."""
+    states = [rng_state(fabric.device)]
+    if fabric.world_size > 1:
+        mine = [None if one is None else one.cpu() for one in states[0]]
+        every: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(every, mine)
+        states = every
+    found: dict[str, Tensor] = {}
+    for rank, (cpu, device) in enumerate(states):
+        found |= {f"rng.cpu{_of_rank(rank)}": cpu}
+        found |= {} if device is None else {f"rng.device{_of_rank(rank)}": device}
+    return found
+
+
+def _of_rank(number: int) -> str:
+    return f".{number}" if number else ""
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
