@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Ordinal, Survival
+from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Endpoint, Ordinal, Survival
+from wsikit.cohort.several_outcomes import Several
 from wsikit.cohort.table import PATIENT, SLIDE, CohortSlide, read_rows
 from wsikit.config import differences
 from wsikit.errors import ConfigError
@@ -26,10 +27,13 @@ from wsikit.slides.tissue_mask import SEGMENTERS
 from wsikit.store.places import ObjectPath, place_of
 from wsikit.store.reader import FeatureStore, open_store
 from wsikit.tasks.classification import called
+from wsikit.tasks.several import SeveralTask
 from wsikit.training.bundle import Bundle, load_bundle
 from wsikit.training.fit import predict
 
 Say = Callable[[str], None]
+CALLED = {"class": "predicted_class", "ordinal": "predicted_class", "survival": "risk_group"}
+"""Of each kind of endpoint the column with what a patient is called."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Prediction:
         patient_id: Who.
         slides: The slides that were looked at.
         values: (K,) mean over the models, in the columns of the endpoint.
-        call: The class or risk group by the models' own thresholds, "" where they have none.
+        calls: The class or risk group by the models' own thresholds, "" where they have none, by its column: one, or
+            one for each of several outcomes.
         attention: (N,) over the tiles of the slides one after the other, or None.
         tiles: N.
     """
@@ -48,9 +53,17 @@ class Prediction:
     patient_id: str
     slides: tuple[CohortSlide, ...]
     values: npt.NDArray[np.float64]
-    call: str
+    calls: Mapping[str, str]
     attention: npt.NDArray[np.float32] | None
     tiles: int
+
+    @property
+    def call(self) -> str:
+        """The call; of several outcomes all of them, as ``subtype: A, survival: low``."""
+        if len(self.calls) < 2:
+            return "".join(self.calls.values())
+        told = {_without_ending(column): call for column, call in self.calls.items()}
+        return ", ".join(f"{name}: {call}" for name, call in told.items() if call)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ def predict_slides(
     bags = Bags(list(groups.values()), encoder=key)
     values, attention = _mean(bundles, bags)
     found = tuple(
-        Prediction(patient, slides, values[i], _call(bundles, values[i]), attention[i], len(bags[i]))
+        Prediction(patient, slides, values[i], _calls(bundles, values[i]), attention[i], len(bags[i]))
         for i, (patient, slides) in enumerate(groups.items())
     )
     table = out / "predictions.csv"
@@ -247,9 +260,21 @@ def _mean(
     return total / len(bundles), [None if a is None else a / n for a in attention]
 
 
-def _call(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:
-    endpoint = bundles[0].endpoint
+def _calls(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> dict[str, str]:
+    """Column and text of every call."""
+    endpoint, task = bundles[0].endpoint, bundles[0].task
     cuts = [b.facts["thresholds"] for b in bundles]
+    if not isinstance(endpoint, Several):
+        return {CALLED[endpoint.kind]: _call(endpoint, cuts, values)} if endpoint.kind in CALLED else {}
+    assert isinstance(task, SeveralTask)
+    found = {}
+    for (name, one), columns in zip(endpoint.outcomes, task.columns_of, strict=True):
+        if one.kind in CALLED:
+            found[f"{name}_{CALLED[one.kind]}"] = _call(one, [c.get(name, {}) for c in cuts], values[columns])
+    return found
+
+
+def _call(endpoint: Endpoint, cuts: Sequence[Mapping[str, float]], values: npt.NDArray[np.float64]) -> str:
     if isinstance(endpoint, ClassLabel):
         if len(endpoint.classes) > 2 or not all("probability" in c for c in cuts):
             return _called(endpoint, values) if len(endpoint.classes) > 2 else ""
@@ -259,19 +284,23 @@ def _call(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:
     return ""
 
 
+def _without_ending(column: str) -> str:
+    """The outcome of a column with its calls."""
+    for ending in CALLED.values():
+        column = column.removesuffix(f"_{ending}")
+    return column
+
+
 def _called(endpoint: ClassLabel, values: npt.NDArray[np.float64]) -> str:
     asked = ClassTarget(np.zeros(1, np.int64), endpoint.classes, isinstance(endpoint, Ordinal))
     return endpoint.classes[int(called(values[None], asked)[0])]
 
 
 def _write(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> None:
-    called = {"class": "predicted_class", "ordinal": "predicted_class", "survival": "risk_group"}.get(
-        bundle.endpoint.kind
-    )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else [])])
+        writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *predictions[0].calls])
         for p in predictions:
             slides = " ".join(s.slide_id for s in p.slides)
             row = [p.patient_id, slides, p.tiles, *(repr(float(v)) for v in p.values)]
-            writer.writerow([*row, *([p.call] if called else [])])
+            writer.writerow([*row, *p.calls.values()])

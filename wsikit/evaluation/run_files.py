@@ -14,11 +14,14 @@ import numpy as np
 
 from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Endpoint, SurvivalTarget, Target, endpoint_from, lacking
 from wsikit.cohort.several_labels import Labels, LabelsTarget
+from wsikit.cohort.several_outcomes import Several, SeveralTarget
 from wsikit.cohort.table import PATIENT, SLIDE, read_rows
 from wsikit.errors import ConfigError
 from wsikit.evaluation.result import CrossvalResult, Metric, Round
 from wsikit.tasks.task import Values, create_task
 
+OUTCOMES = "outcomes"
+"""Folder of a run of several outcomes that has the results of each."""
 METRIC_COLUMNS = ("metric", "value", "low", "high", "level", "draws", "failed", "note")
 
 
@@ -88,6 +91,14 @@ def _truth_columns(target: Target) -> dict[str, list[object]]:
         return {"time": target.time.tolist(), "event": target.event.astype(int).tolist()}
     if isinstance(target, LabelsTarget):
         return target.cells()
+    if isinstance(target, SeveralTarget):
+        found: dict[str, list[object]] = {}
+        for name, part in zip(target.names, target.parts, strict=True):
+            for column, values in _truth_columns(part.target).items():
+                cells = np.full(len(target), "", object)
+                cells[part.known] = values
+                found[f"{name}_{column}"] = cells.tolist()
+        return found
     return {"value": target.value.tolist()}
 
 
@@ -126,6 +137,9 @@ def read_run(path: str | PathLike[str]) -> StoredRun:
         raise ConfigError(f"{path}: no run.json and predictions.csv; expected a folder that 'wsikit crossval' wrote")
     facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
     endpoint = endpoint_from(facts["endpoint"])
+    if isinstance(endpoint, Several):
+        one = path / OUTCOMES / endpoint.names[0]
+        raise ConfigError(f"{path}: a run of several outcomes; name the folder of one of them, such as {one}")
     again = sorted(path.glob("predictions-*.csv"), key=lambda p: int((re.findall(r"\d+", p.stem) or ["0"])[-1]))
     tables = [_rows(file) for file in (path / "predictions.csv", *again)]
     patients = tuple(row[PATIENT] for row in tables[0])
@@ -156,6 +170,8 @@ def read_external(path: str | PathLike[str], table: str | PathLike[str], endpoin
     path = Path(path)
     if not (path / "predictions.csv").is_file():
         raise ConfigError(f"{path}: no predictions.csv; expected a folder that 'wsikit predict' wrote")
+    if isinstance(endpoint, Several):
+        raise ConfigError(f"{path}: models of several outcomes ({', '.join(endpoint.names)}); only single ones compare")
     known = {row[PATIENT]: row for row in read_rows(Path(table), needed=(SLIDE, *endpoint.columns))}
     rows = _rows(path / "predictions.csv")
     strange = [row[PATIENT] for row in rows if row[PATIENT] not in known]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import Endpoint, Target, endpoint_settings
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.config import config_hash, differences
 from wsikit.errors import ConfigError
 from wsikit.provenance import sha256_file, versions
@@ -70,9 +71,8 @@ def identity_of(
     def group(rows: Rows) -> dict[str, str]:
         digests = [bags.digest(row) for row in rows.tolist()]
         outcome = hashlib.sha256()
-        for field in fields(target):
-            value = getattr(target.take(rows), field.name)
-            outcome.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        for content in _contents(target.take(rows)):
+            outcome.update(content)
         return {"features": config_hash(digests), "outcomes": outcome.hexdigest(), "patients": str(len(rows))}
 
     given = None if model.init is None else sha256_file(model.init)
@@ -86,6 +86,19 @@ def identity_of(
         "validation": group(validation),
         "versions": versions(("wsikit", "torch", "numpy")),
     }
+
+
+def _contents(value: Any) -> Iterator[bytes]:
+    """Every array and value of an outcome, or of several."""
+    if isinstance(value, SeveralTarget):
+        yield repr(value.names).encode()
+        for part in value.parts:
+            yield part.known.tobytes()
+            yield from _contents(part.target)
+        return
+    for field in fields(value):
+        one = getattr(value, field.name)
+        yield one.tobytes() if isinstance(one, np.ndarray) else repr(one).encode()
 
 
 def save_checkpoint(

@@ -17,6 +17,8 @@ from torch import Tensor
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import Endpoint, SurvivalTarget, Target
+from wsikit.cohort.several_outcomes import SeveralTarget
+from wsikit.cohort.splits import check_known
 from wsikit.errors import ConfigError
 from wsikit.tasks.balance import sampling_weights
 from wsikit.tasks.task import Task, Values, create_task
@@ -134,7 +136,7 @@ def _fit(
     with _seeded(training.seed, fabric.device):
         aggregator = create_aggregator(model.aggregator, in_dim=bags.dim, classes=task.outputs, **model.options)
         started = None if given is None else given.into(aggregator)
-        net = SlideModel(aggregator, task.outputs, mean, scale, graph)
+        net = SlideModel(aggregator, task.outputs, mean, scale, graph, free=task.free)
         optimizer = optimizer_of(net, training)
         per_epoch = 1 if task.whole_cohort else math.ceil(len(train) / training.batch_patients)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_of(training, per_epoch))
@@ -196,6 +198,8 @@ def _check(train: Rows, validation: Rows, target: Target) -> None:
         raise ConfigError(f"{len(train)} training and {len(validation)} validation patients, expected some of both")
     if set(train.tolist()) & set(validation.tolist()):
         raise ConfigError("training and validation patients overlap; validation has to be apart to stop the training")
+    if isinstance(target, SeveralTarget):
+        check_known(target.take(train), "training")
     if isinstance(target, SurvivalTarget):
         for name, rows in (("training", train), ("validation", validation)):
             if not target.event[rows].any():

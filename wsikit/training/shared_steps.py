@@ -67,7 +67,7 @@ class SharedSteps(Steps):
     def _gathered(self, mine: list[Tensor], count: int) -> Tensor:
         """Outputs of all patients (count, K) from each rank's own, in the order of the patients."""
         wide = torch.float64 if self.training.precision == "64-true" else torch.float32
-        every = torch.zeros(count, self.task.outputs, dtype=wide, device=self.fabric.device)
+        every = torch.zeros(count, self.task.outputs + self.task.free, dtype=wide, device=self.fabric.device)
         if mine:
             every[self._share(count)] = torch.cat([one.detach() for one in mine])
         return self._sum(every)
