@@ -17,7 +17,7 @@ from wsikit.cohort.several_labels import Labels, LabelsTarget
 from wsikit.cohort.several_outcomes import Several, SeveralTarget
 from wsikit.cohort.table import PATIENT, SLIDE, read_rows
 from wsikit.errors import ConfigError
-from wsikit.evaluation.result import CrossvalResult, Metric, Round
+from wsikit.evaluation.result import CrossvalResult, Member, Metric, Round
 from wsikit.tasks.task import Values, create_task
 
 OUTCOMES = "outcomes"
@@ -28,7 +28,7 @@ METRIC_COLUMNS = ("metric", "value", "low", "high", "level", "draws", "failed", 
 def write_run(result: CrossvalResult) -> None:
     """Write ``predictions.csv``, ``metrics.csv``, ``subgroups.csv``, ``history.csv`` and ``run.json``."""
     out, cohort = result.out, result.cohort
-    truth = _truth_columns(cohort.target)
+    truth = truth_columns(cohort.target)
     with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         extra = [n for n, v in (("threshold", result.threshold), ("risk_group", result.risk_group)) if v is not None]
@@ -50,20 +50,14 @@ def write_run(result: CrossvalResult) -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["column", "group", "patients", *METRIC_COLUMNS])
             for group in result.subgroups:
-                writer.writerows([group.column, group.name, len(group.rows), *_cells(m)] for m in group.metrics)
+                writer.writerows([group.column, group.name, len(group.rows), *metric_cells(m)] for m in group.metrics)
     with (out / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", *METRIC_COLUMNS])
         tables = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
         for name, metrics in [*tables, (result.model.name, result.differences)]:
-            writer.writerows([name, *_cells(m)] for m in metrics)
-    with (out / "history.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
-        writer.writerow(["fold", "model", "epoch", *names])
-        for one in result.members:
-            for epoch in one.history:
-                writer.writerow([one.fold, one.number, epoch.number, *(getattr(epoch, name) for name in names)])
+            writer.writerows([name, *metric_cells(m)] for m in metrics)
+    write_history(out / "history.csv", result.members)
     test = result.log_rank
     manifest = dict(result.manifest) | {
         "results": {
@@ -78,13 +72,26 @@ def write_run(result: CrossvalResult) -> None:
     (out / "run.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _cells(metric: Metric) -> list[object]:
+def write_history(path: Path, members: Sequence[Member]) -> None:
+    """Write every epoch of every model."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
+        writer.writerow(["fold", "model", "epoch", *names])
+        for one in members:
+            for epoch in one.history:
+                writer.writerow([one.fold, one.number, epoch.number, *(getattr(epoch, name) for name in names)])
+
+
+def metric_cells(metric: Metric) -> list[object]:
+    """A metric in the columns of ``METRIC_COLUMNS``."""
     of = metric.interval
     ends = [of.low, of.high, of.level, of.draws, of.failed] if of else [""] * 5
     return [metric.name, "" if metric.value is None else metric.value, *ends, metric.note]
 
 
-def _truth_columns(target: Target) -> dict[str, list[object]]:
+def truth_columns(target: Target) -> dict[str, list[object]]:
+    """Name and cells of the columns that say what is true, as ``predictions.csv`` has them."""
     if isinstance(target, ClassTarget):
         return {"label": [target.classes[i] for i in target.label.tolist()]}
     if isinstance(target, SurvivalTarget):
@@ -94,7 +101,7 @@ def _truth_columns(target: Target) -> dict[str, list[object]]:
     if isinstance(target, SeveralTarget):
         found: dict[str, list[object]] = {}
         for name, part in zip(target.names, target.parts, strict=True):
-            for column, values in _truth_columns(part.target).items():
+            for column, values in truth_columns(part.target).items():
                 cells = np.full(len(target), "", object)
                 cells[part.known] = values
                 found[f"{name}_{column}"] = cells.tolist()

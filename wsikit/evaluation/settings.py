@@ -65,6 +65,8 @@ class EvaluationSettings(Strict):
         subgroups: Columns of the table in whose groups everything is measured again: ``site``, ``sex``; numbers are
             cut, ``age:65`` (below 65, and 65 or more).
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
+        scratch: Whether models that start from given weights (``model.init``) are compared with as many that start from
+            scratch, on the same patients with the same seeds: that takes twice as long.
         faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
@@ -73,6 +75,7 @@ class EvaluationSettings(Strict):
     baseline_encoder: str = "colour"
     subgroups: tuple[str, ...] = ()
     heatmaps: Annotated[int, Field(ge=0)] = 3
+    scratch: bool = True
     faithfulness: Annotated[int, Field(ge=0)] = 19
 
 
