@@ -86,7 +86,8 @@ class Experiment(Strict):
         cohort: The table.
         stores: One or several: folders, or places in a bucket (``s3://bucket/cohort.zarr``).
         encoder: Features that the model sees; of a list of encoders the columns, joined tile by tile.
-        endpoint: ``kind`` class, survival or continuous, and the columns; see ``wsikit.cohort.endpoints``.
+        endpoint: ``kind`` class, ordinal, labels, survival, continuous or several, and the columns; see
+            ``wsikit.cohort.endpoints``.
         missing_slides: Slides of the table that no store has: ``refuse`` or ``exclude``.
         model: The aggregator.
         training: The loop.
@@ -173,8 +174,6 @@ def experiment_from(values: dict[str, Any], *, where: str = "experiment") -> Exp
                 )
             elif problem["type"] == "missing":
                 lines.append(f"setting {name!r} is missing")
-            elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
-                lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
             else:
                 lines.append(f"{name} is {problem['input']!r}: {problem['msg']}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
@@ -192,8 +191,13 @@ def on_devices(experiment: Experiment, devices: int | None, accelerator: str | N
     given = {name: value for name, value in told.items() if value is not None}
     if not given:
         return experiment
-    training = experiment.training.model_dump() | given
-    return experiment_from(dict(experiment) | {"training": training}, where="--devices, --accelerator")
+    training = experiment.training.model_copy(update=given)
+    if training.devices > 1 and ":" in training.device:
+        raise ConfigError(
+            f"{training.devices} devices, and accelerator {training.device!r} is a single one; write --accelerator "
+            f"{training.device.partition(':')[0]}, or leave --devices out"
+        )
+    return experiment.model_copy(update={"training": training})
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:
