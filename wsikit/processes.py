@@ -50,7 +50,7 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], process
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
-            with _script_hidden():  # all processes start with the first job
+            with script_hidden():  # all processes start with the first job
                 waiting.extend(pool.submit(function, job) for job in islice(left, 2 * processes))
             while waiting:
                 result = waiting.popleft().result()
@@ -71,6 +71,11 @@ def _one_thread() -> None:
 
     cv2.setNumThreads(1)
     keep_freed_memory()
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ended."""
     threading.Thread(target=_end_with_parent, name="wsikit-parent", daemon=True).start()
 
 
@@ -83,7 +88,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _script_hidden() -> Iterator[None]:
+def script_hidden() -> Iterator[None]:
     """Spawned processes import the file of ``__main__``; for the block it has none."""
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
@@ -133,7 +138,7 @@ def _one_pass(
         flying: dict[Future[Result], Job] = {}
         try:
             while following or flying:
-                with _script_hidden():
+                with script_hidden():
                     while following:
                         flying[pool.submit(function, following[-1])] = following[-1]
                         following.pop()  # not before: a broken pool refuses it

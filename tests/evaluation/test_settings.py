@@ -65,7 +65,7 @@ def test_what_is_not_said_has_the_defaults_and_nothing_can_be_changed_later(writ
         ),
         (
             "training: {epocs: 3}",
-            r"no setting 'training.epocs'; did you mean 'epochs'\? \(there are: epochs, optimizer, learn",
+            r"no setting 'training.epocs'; did you mean 'epochs' or 'devices'\? \(there are: epochs, optimizer, learn",
         ),
         ("splits: {inner_fold: 3}", "no setting 'splits.inner_fold'; did you mean 'inner_folds'"),
         ("splits: {folds: many}", "splits.folds is 'many': Input should be a valid integer"),

@@ -25,7 +25,13 @@ model: {aggregator: abmil, options: {embed_dim: 128, dropout: 0.5}}
 
 out: runs/label
 
-and for survival the endpoint is: {kind: survival, time: time, event: event, unit: months}"""
+and for survival the endpoint is: {kind: survival, time: time, event: event, unit: months}
+
+Several outcomes at once, each of which may be unknown of a patient:
+
+endpoint: {kind: several, outcomes: {subtype: {kind: class, column: subtype, classes: [A, B]},
+
+  life: {kind: survival, time: time, event: event, unit: months}}}"""
 
 
 def command(
@@ -42,7 +48,9 @@ def command(
     from wsikit.cli._show import metrics_table, stdout_console
     from wsikit.evaluation.crossval import crossval
     from wsikit.evaluation.settings import load_experiment
+    from wsikit.evaluation.several import crossval_several
     from wsikit.reports.crossval import write_report
+    from wsikit.reports.outcomes import write_outcomes_report
 
     console = stdout_console()
 
@@ -50,9 +58,17 @@ def command(
         typer.echo(line, err=True)
 
     keep_freed_memory()
-    result = crossval(load_experiment(config, out=out), workers=workers, say=say)
-    report = write_report(result)
-    metrics_table(console, result)
-    for note in result.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    experiment = load_experiment(config, out=out)
+    if experiment.endpoint.get("kind") == "several":
+        several = crossval_several(experiment, workers=workers, say=say)
+        report, results = write_outcomes_report(several), dict(several.outcomes)
+    else:
+        result = crossval(experiment, workers=workers, say=say)
+        report, results = write_report(result), {"": result}
+    for name, one in results.items():
+        if name:
+            console.print(f"\n{name}: {len(one.cohort)} patients", highlight=False)
+        metrics_table(console, one)
+        for note in one.notes:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(f"open: {report}", highlight=False, soft_wrap=True)

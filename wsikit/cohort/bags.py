@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +94,11 @@ class Bags:
 
     def __len__(self) -> int:
         return len(self.slides)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which reads again: what is in memory would be sent byte by byte."""
+        freed = sum(bag.x.nbytes for bag in self._kept.values()) + sum(e.nbytes for e in self._kept_edges.values())
+        return self.__dict__ | {"_kept": {}, "_kept_edges": {}, "_budget": self._budget + freed}
 
     def __getitem__(self, position: int) -> PatientBag:
         """The bag of a patient.

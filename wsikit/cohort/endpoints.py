@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.cells import flag_of, number_of
 from wsikit.cohort.several_labels import Labels, LabelsTarget
+from wsikit.cohort.several_outcomes import Several, SeveralTarget, several_from, several_settings
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
 
@@ -85,7 +86,7 @@ class ContinuousTarget:
         return ContinuousTarget(self.value[rows])
 
 
-Target: TypeAlias = ClassTarget | SurvivalTarget | ContinuousTarget | LabelsTarget
+Target: TypeAlias = ClassTarget | SurvivalTarget | ContinuousTarget | LabelsTarget | SeveralTarget
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ class Continuous:
         return ContinuousTarget(np.array(found, np.float64))
 
 
-Endpoint: TypeAlias = ClassLabel | Survival | Continuous | Labels
+Endpoint: TypeAlias = ClassLabel | Survival | Continuous | Labels | Several
 
 
 def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
@@ -278,9 +279,11 @@ def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
     Raises:
         ConfigError: An unknown kind or setting.
     """
-    kinds: dict[str, Any] = {one.kind: one for one in (ClassLabel, Ordinal, Labels, Survival, Continuous)}
+    kinds: dict[str, Any] = {one.kind: one for one in (ClassLabel, Ordinal, Labels, Survival, Continuous, Several)}
     given = dict(settings)
     kind = given.pop("kind", None)
+    if kind == Several.kind:
+        return several_from(given, endpoint_from)
     if kind not in kinds:
         raise ConfigError(f"endpoint: kind {kind!r}, expected one of {list(kinds)}{nearest(str(kind), kinds)}")
     build = kinds[kind]
@@ -308,12 +311,17 @@ def endpoint_from(settings: Mapping[str, Any]) -> Endpoint:
 
 def endpoint_settings(endpoint: Endpoint) -> dict[str, Any]:
     """The plain values that ``endpoint_from`` takes."""
+    if isinstance(endpoint, Several):
+        return several_settings(endpoint, endpoint_settings)
     values = {name: getattr(endpoint, name) for name in endpoint.__dataclass_fields__}
     return {"kind": endpoint.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def lacking(endpoint: Endpoint, cell: Mapping[str, str]) -> str | None:
     """What a patient's cells lack of an outcome ("value of grade"), or None."""
+    if isinstance(endpoint, Several):
+        known = any(lacking(one, cell) is None for _, one in endpoint.outcomes)
+        return None if known else "value of any outcome"
     if isinstance(endpoint, Labels):
         return None if any(cell[column] for column in endpoint.columns) else "value of any label"
     empty = next((column for column in endpoint.columns if not cell[column]), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget
+from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.sites import Codes, deal_sites, outcome_strata, sites_of
 from wsikit.cohort.splits import Fold, Splits, hold_out, inner_splits
 from wsikit.cohort.table import Cohort
@@ -100,17 +101,19 @@ def inner_site_splits(fold: Fold, cohort: Cohort, *, site: str, parts: int, seed
     for count in range(min(parts, len(np.unique(codes[rest]))), 1, -1):
         part = deal_sites(codes[rest], strata[rest], count, seed=seed)
         found = [(rest[part != number], rest[part == number]) for number in range(count)]
-        if all(_usable(cohort, train, watch) for train, watch in found):
+        if all(_usable(cohort.target.take(train), cohort.target.take(watch)) for train, watch in found):
             return found
     return inner_splits(fold, cohort, parts=parts, seed=seed)
 
 
-def _usable(cohort: Cohort, train: Codes, watch: Codes) -> bool:
-    target = cohort.target
-    if isinstance(target, ClassTarget):
-        return len(np.unique(target.label[train])) == len(target.classes)
-    if isinstance(target, SurvivalTarget):
-        return bool(target.event[train].any() and target.event[watch].any())
+def _usable(train: Target, watch: Target) -> bool:
+    if isinstance(train, SeveralTarget) and isinstance(watch, SeveralTarget):
+        pairs = zip(train.parts, watch.parts, strict=True)
+        return all(a.known.any() and _usable(a.target, b.target) for a, b in pairs)
+    if isinstance(train, ClassTarget):
+        return len(np.unique(train.label)) == len(train.classes)
+    if isinstance(train, SurvivalTarget) and isinstance(watch, SurvivalTarget):
+        return bool(train.event.any() and watch.event.any())
     return True
 
 
@@ -139,6 +142,6 @@ def _hold_out_sites(
         sizes = np.bincount(part)
         for number in np.argsort(np.abs(sizes - share * len(rest)), kind="stable"):
             train, watch = rest[part != number], rest[part == number]
-            if _usable(cohort, train, watch):
+            if _usable(cohort.target.take(train), cohort.target.take(watch)):
                 return train, watch
     return hold_out(rest, cohort.target, strata, share=share, seed=seed)

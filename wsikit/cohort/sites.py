@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
 from wsikit.registry import nearest
@@ -73,6 +74,9 @@ def sites_of(cohort: Cohort, column: str) -> tuple[str, ...]:
 
 def outcome_strata(target: Target) -> tuple[Codes, str]:
     """What parts are balanced by, (P,) codes, and its name: class, event, rarest label, or tertile of a number."""
+    if isinstance(target, SeveralTarget):
+        codes, name = outcome_strata(target.parts[target.main].target)
+        return target.codes(codes), f"{target.names[target.main]}: {name}"
     if isinstance(target, ClassTarget):
         return target.label, "class"
     if isinstance(target, SurvivalTarget):

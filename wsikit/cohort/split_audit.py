@@ -10,6 +10,7 @@ import numpy as np
 
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.sites import sites_of
 from wsikit.cohort.splits import Fold, Splits
 from wsikit.cohort.table import Cohort, CohortSlide
@@ -197,6 +198,9 @@ def _balance(target: Target) -> list[tuple[str, float]]:
         return [("an event", int(target.event.sum()))]
     if isinstance(target, LabelsTarget):
         return [(f"label {name}", yes) for name, yes, _ in target.counts()]
+    if isinstance(target, SeveralTarget):
+        each = [_balance(part.target) for part in target.parts]
+        return [(f"{name}: {what}", n) for name, mine in zip(target.names, each, strict=True) for what, n in mine]
     return [("mean", float(target.value.mean()) if len(target) else float("nan"))]
 
 

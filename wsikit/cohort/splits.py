@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
+from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.table import PATIENT, Cohort
 from wsikit.config import config_hash
 from wsikit.errors import ConfigError
@@ -63,7 +64,7 @@ class Splits:
 
 def make_splits(cohort: Cohort, *, folds: int = 5, seed: int = 0, validation: float = 0.2) -> Splits:
     """Folds of patients, stratified by the outcome: class; event and tertile of time; quintile of a number;
-    rarest label.
+    rarest label; of several outcomes the main one, patients without it a stratum of their own.
 
     Args:
         cohort: Its patients.
@@ -99,13 +100,20 @@ def inner_splits(
     if parts == 1:
         return [(cohort.index(fold.train), cohort.index(fold.validation))]
     rest = np.sort(np.concatenate([cohort.index(fold.train), cohort.index(fold.validation)]))
-    target = cohort.target.take(rest)
-    if isinstance(target, SurvivalTarget) and target.event.sum() < parts:
+    strata = _inner_strata(cohort.target.take(rest), parts)
+    return [(rest[train], rest[watch]) for train, watch in _deal(strata, parts, seed)]
+
+
+def _inner_strata(target: Target, parts: int) -> npt.NDArray[np.int64]:
+    if isinstance(target, SeveralTarget):
+        return target.codes(_inner_strata(target.parts[target.main].target, parts))
+    if not isinstance(target, SurvivalTarget):
+        return strata_of(target, parts)[0]
+    if target.event.sum() < parts:
         raise ConfigError(
             f"{int(target.event.sum())} events outside a fold, expected one for each of {parts} inner folds"
         )
-    strata = target.event.astype(np.int64) if isinstance(target, SurvivalTarget) else strata_of(target, parts)[0]
-    return [(rest[train], rest[watch]) for train, watch in _deal(strata, parts, seed)]
+    return target.event.astype(np.int64)
 
 
 def hold_out(
@@ -124,13 +132,23 @@ def hold_out(
 
     held = min(math.ceil(share * len(rest)), len(rest) - 1)
     by = None if strata is None or not _fits(strata[rest], held) else strata[rest]
-    if by is None and not isinstance(target, ContinuousTarget | LabelsTarget):
-        coarse = (target.label if isinstance(target, ClassTarget) else target.event.astype(np.int64))[rest]
-        enough = max(held, len(np.unique(coarse)))
-        if _fits(coarse, enough):
-            by, held = coarse, enough
+    coarse = _coarse(target)
+    if by is None and coarse is not None:
+        enough = max(held, len(np.unique(coarse[rest])))
+        if _fits(coarse[rest], enough):
+            by, held = coarse[rest], enough
     train, stop = train_test_split(rest, test_size=held, random_state=seed, stratify=by)
     return train, stop
+
+
+def _coarse(target: Target) -> npt.NDArray[np.int64] | None:
+    """Class or event of each patient, (P,); None where there is neither."""
+    if isinstance(target, SeveralTarget):
+        mine = _coarse(target.parts[target.main].target)
+        return None if mine is None else target.codes(mine)
+    if isinstance(target, ClassTarget):
+        return target.label
+    return target.event.astype(np.int64) if isinstance(target, SurvivalTarget) else None
 
 
 def _deal(
@@ -151,6 +169,9 @@ def strata_of(target: Target, folds: int) -> tuple[npt.NDArray[np.int64], str]:
     Raises:
         ConfigError: A stratum that cannot be in every fold.
     """
+    if isinstance(target, SeveralTarget):
+        strata, name = strata_of(target.parts[target.main].target, folds)
+        return target.codes(strata), f"{target.names[target.main]}: {name}"
     if isinstance(target, ClassTarget):
         counts = np.bincount(target.label, minlength=len(target.classes))
         for name, n in zip(target.classes, counts.tolist(), strict=True):
@@ -235,23 +256,54 @@ def check_splits(splits: Splits, cohort: Cohort) -> None:
             found = [p for p in getattr(fold, role) if p in known]
             if not found:
                 raise ConfigError(f"splits, fold {i}: no patient of the cohort is in {role}")
-            if isinstance(cohort.target, ClassTarget) and role == "train":
-                labels = np.unique(cohort.target.label[cohort.index(found)])
-                if len(labels) < len(cohort.target.classes):
-                    missing = [c for j, c in enumerate(cohort.target.classes) if j not in labels]
-                    raise ConfigError(f"splits, fold {i}: no patient of class {missing[0]!r} in {role}")
-            if isinstance(cohort.target, LabelsTarget) and role == "train":
-                for name, yes, no in cohort.target.take(cohort.index(found)).counts():
-                    if not yes or not no:
-                        raise ConfigError(
-                            f"splits, fold {i}: label {name!r} is the same for all patients of {role} with a known one"
-                        )
+            if role == "train":
+                _check_learnable(cohort.target.take(cohort.index(found)), f"splits, fold {i}")
     left = sorted(known - set(tested))
     if left:
         raise ConfigError(
             f"splits: {len(left)} of {len(known)} patients are tested in no fold: {', '.join(left[:5])}; "
             "add them, or take them out of the table"
         )
+
+
+def _check_learnable(train: Target, where: str) -> None:
+    """Refuse training patients of one class only, or without any who has an outcome known."""
+    if isinstance(train, ClassTarget):
+        labels = np.unique(train.label)
+        if len(labels) < len(train.classes):
+            missing = [c for j, c in enumerate(train.classes) if j not in labels]
+            raise ConfigError(f"{where}: no patient of class {missing[0]!r} in train")
+    if isinstance(train, LabelsTarget):
+        for name, yes, no in train.counts():
+            if not yes or not no:
+                raise ConfigError(f"{where}: label {name!r} is the same for all patients of train with a known one")
+    if isinstance(train, SeveralTarget):
+        check_known(train, where)
+        for name, part in zip(train.names, train.parts, strict=True):
+            _check_learnable(part.target, f"{where}, outcome {name!r}")
+
+
+def check_known(train: SeveralTarget, where: str) -> None:
+    """Refuse training patients none of whom has one of the outcomes known, or, of survival, an event.
+
+    Args:
+        train: Of the training patients.
+        where: For the message: which fold and model.
+
+    Raises:
+        ConfigError: The outcome is named.
+    """
+    for name, part in zip(train.names, train.parts, strict=True):
+        if not part.known.any():
+            raise ConfigError(
+                f"{where}: none of {len(train)} training patients has outcome {name!r} known: it cannot be learnt "
+                f"there; use fewer folds, deal them by it (stratify: {name}), or leave it out"
+            )
+        if isinstance(part.target, SurvivalTarget) and not part.target.event.any():
+            raise ConfigError(
+                f"{where}: none of {len(part.target)} training patients with outcome {name!r} has the event; use "
+                f"fewer folds, or deal them by it (stratify: {name})"
+            )
 
 
 def within(splits: Splits, cohort: Cohort) -> Splits:
@@ -273,4 +325,7 @@ def describe(target: Target) -> str:
         return f"{n}: {int(target.event.sum())} events, median time {np.median(target.time):.3g} {target.unit}"
     if isinstance(target, LabelsTarget):
         return f"{n}: " + ", ".join(f"{name} {yes} of {yes + no}" for name, yes, no in target.counts())
+    if isinstance(target, SeveralTarget):
+        each = [f"{name}: {describe(part.target)}" for name, part in zip(target.names, target.parts, strict=True)]
+        return "; ".join([n, *each])
     return f"{n}: mean {target.value.mean():.3g}"

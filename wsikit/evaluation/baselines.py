@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target
+from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.tasks.task import Values
 
@@ -81,6 +81,7 @@ def _predict(x: Values, target: Target, asked: Values) -> Values:
         table["time"], table["event"] = target.time, target.event
         model = CoxPHFitter(penalizer=0.1).fit(table, "time", "event")
         return np.asarray(asked @ model.params_.to_numpy()[:, None], np.float64)
+    assert isinstance(target, ContinuousTarget)  # several outcomes are measured one by one
     from sklearn.linear_model import Ridge
 
     return np.asarray(Ridge(alpha=1.0).fit(x, target.value).predict(asked)[:, None], np.float64)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target, endpoint_settings
+from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target, endpoint_settings
 from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.errors import ConfigError
 from wsikit.evaluation.bootstrap import Interval, resamples
@@ -221,6 +221,7 @@ def _outcomes(target: Target) -> list[Any]:
         return [f"{t:g} {'with' if e else 'without'} event" for t, e in zip(target.time, target.event, strict=True)]
     if isinstance(target, LabelsTarget):
         return [" / ".join(map(str, row)) for row in zip(*target.cells().values(), strict=True)]
+    assert isinstance(target, ContinuousTarget)  # several outcomes are compared one by one
     return list(target.value.tolist())
 
 

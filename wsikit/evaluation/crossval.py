@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.aggregators.registry import create_aggregator
-from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target, endpoint_from
-from wsikit.cohort.site_splits import leave_one_site_out, make_site_splits
-from wsikit.cohort.split_audit import SplitAudit, audit_splits
-from wsikit.cohort.split_files import load_splits
-from wsikit.cohort.splits import Splits, check_splits, describe, make_splits, save_splits, within
-from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.cohort.several_outcomes import Several
+from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
-from wsikit.evaluation.baselines import baseline_predictions
-from wsikit.evaluation.known import Modelled, enter_known
-from wsikit.evaluation.manifest import build_manifest, bundle_facts
-from wsikit.evaluation.members import (
-    REPEAT_SEED,
-    MemberResult,
-    check_start,
-    fit_members,
-    forget_other_models,
-    plan_members,
-    with_threshold,
-)
-from wsikit.evaluation.probe import probe_predictions
+from wsikit.evaluation.fitting import Fitted, fit_all
+from wsikit.evaluation.members import MemberResult, with_threshold
 from wsikit.evaluation.result import CrossvalResult, ModelResult, Repeat, Round, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
 from wsikit.evaluation.run_files import write_run
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
 from wsikit.evaluation.subgroups import Subgroup, subgroups_of
-from wsikit.evaluation.tile_maps import check_map_kind
 from wsikit.metrics.undefined import UndefinedMetricError
-from wsikit.processes import cores
 from wsikit.tasks.task import Task, Values, create_task
 
 Say = Callable[[str], None]
@@ -54,6 +34,9 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     the cut between risk groups. Metrics compare patients of one fold only, because predictions of
     differently fitted models are on different scales.
 
+    Where models start from given weights (``model.init``), as many are trained from scratch on the same patients with
+    the same seeds, and stand beside them with the paired difference; ``evaluation.scratch: false`` saves half the time.
+
     Written into ``experiment.out``: ``run.json``, ``splits.csv`` with its hash, ``predictions.csv``,
     ``metrics.csv``, ``history.csv`` and ``models/``, where asked for ``subgroups.csv``, and of each repeat
     ``splits-2.csv``, ``predictions-2.csv``, ...; ``wsikit.reports`` adds pictures and ``report.html``.
@@ -64,158 +47,113 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
         say: Called with a line of text at each step.
 
     Raises:
-        ConfigError: Anything about the table, the stores, the splits or the settings that cannot be used.
+        ConfigError: Several outcomes (:func:`~wsikit.evaluation.several.crossval_several` measures each);
+            anything about the table, the stores, the splits or the settings that cannot be used.
     """
-    endpoint = endpoint_from(experiment.endpoint)
-    cohort = load_cohort(
-        experiment.cohort,
-        endpoint=endpoint,
-        stores=experiment.stores,
-        encoder=experiment.encoder,
-        missing_slides=experiment.missing_slides,
-    )
-    say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
-    for reason, count in cohort.excluded.items():
-        say(f"  left out: {count} x {reason}")
-    groups_wanted = subgroups_of(cohort, experiment.evaluation.subgroups)
-    dealt = [_splits(experiment, cohort, number) for number in range(experiment.splits.repeats)]
-    audit = _audited(dealt, cohort, experiment)
-    for leak in audit.leaks:
-        say(f"  LEAK: {leak}")
-    splits, out = dealt[0], experiment.out
-    out.mkdir(parents=True, exist_ok=True)
-    for old in [*out.glob("splits-*.csv"), *out.glob("splits-*.json"), *out.glob("predictions-*.csv")]:
-        old.unlink()  # of an earlier run with more repeats
-    for number, one in enumerate(dealt):
-        save_splits(one, out / (f"splits-{number + 1}.csv" if number else "splits.csv"))
+    if isinstance(endpoint_from(experiment.endpoint), Several):
+        raise ConfigError("endpoint of kind 'several': each outcome has results of its own; call crossval_several")
+    fitted = fit_all(experiment, workers=workers, say=say)
+    say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
+    result = measured(fitted)
+    write_run(result)
+    return result
+
+
+def measured(fitted: Fitted) -> CrossvalResult:
+    """What fitted models are worth, for one outcome. Their cut points are entered into the bundles.
+
+    Args:
+        fitted: Of an endpoint with one outcome, or narrowed to one.
+    """
+    experiment, cohort, dealt = fitted.experiment, fitted.cohort, fitted.dealt
+    target, settings = cohort.target, experiment.evaluation
     folds = [one.test_fold(cohort.patients) for one in dealt]
     fold = folds[0]
-    bags = Bags(cohort.slides, encoder=cohort.encoder)
-    sizes = np.array([bags.count(i) for i in range(len(bags))])
-    manifest = build_manifest(experiment, cohort, splits, bags) | {"audit": audit.values()}
-    if len(dealt) > 1:
-        manifest["splits hash of repeats"] = [one.hash for one in dealt]
-
-    jobs = [job for number, one in enumerate(dealt) for job in plan_members(experiment, cohort, one, repeat=number)]
-    check_map_kind(experiment.evaluation.map, experiment.model.aggregator)
-    create_aggregator(experiment.model.aggregator, in_dim=bags.dim, **experiment.model.options)
-    check_start(experiment, cohort)
-    # nothing is refused from here on: the models of an earlier run, with other folds, may go
-    kept = forget_other_models(experiment, cohort, jobs, bags)
-    if kept:
-        say(f"{kept} of {len(jobs)} models are there already, fitted with the same settings on the same patients")
-    times = f"{len(dealt)} x " if len(dealt) > 1 else ""
-    say(f"fitting {len(jobs)} models: {times}{len(splits.folds)} folds x {experiment.splits.inner_folds}")
-    left = Counter((job.repeat, job.fold) for job in jobs)
-
-    def told(result: MemberResult) -> None:
-        at = (result.job.repeat, result.job.fold)
-        left[at] -= 1
-        if not left[at]:
-            which = f"repeat {at[0] + 1}, " if len(dealt) > 1 else ""
-            say(f"  {which}fold {at[1] + 1} of {len(splits.folds)} fitted")
-
-    facts = bundle_facts(cohort, manifest)
-    count = min(workers or cores(), len(jobs))
-    every = fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
-    task = create_task(endpoint, cohort.target)
-    members = [m for m in every if m.job.repeat == 0]
+    task = create_task(cohort.endpoint, target)
+    members = [m for m in fitted.members if m.job.repeat == 0]
     prediction, attention = _average(members, len(cohort), len(task.columns))
-
-    say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
-    threshold = _thresholds(members, cohort.target, fold, out)
-    notes = [*audit.leaks, *_notes(prediction, fold, cohort)]
-    repeats = _repeats(every, dealt, folds, cohort, task, out, notes)
+    threshold = _thresholds(members, target, fold, fitted)
+    notes = [*fitted.audit.leaks, *_notes(prediction, fold, cohort)]
+    repeats = _repeats(fitted.members, folds, task, fitted, notes)
     rounds = [one.round for one in repeats]
-    groups, test = _groups(members, prediction, cohort.target, fold, experiment, notes)
-    settings = experiment.evaluation
+    groups, test = _groups(members, prediction, target, fold, fitted, notes)
     name = f"{experiment.model.aggregator} on {experiment.encoder}"
-    metrics = metrics_of(task, prediction, cohort.target, fold, settings, threshold=threshold, repeats=rounds)
+    metrics = metrics_of(task, prediction, target, fold, settings, threshold=threshold, repeats=rounds)
     model = ModelResult(name, prediction, metrics)
-    means = bags.means()
-    _enter_known(every, cohort, means, out)
-    tables = _simple_features(experiment, cohort, means, sizes, notes)
     baselines, others_again = [], []
-    for title, features, predict_ in tables:
-        again = [Round(predict_(features, cohort.target, f), f) for f in folds]
-        metrics = metrics_of(task, again[0].prediction, cohort.target, fold, settings, repeats=again[1:])
-        baselines.append(ModelResult(title, again[0].prediction, metrics))
+    if fitted.scratch:
+        again = list(_rounds(fitted.scratch, folds, task, fitted).values())
+        baselines.append(_compared(f"{name} from scratch", again, task, target, experiment))
+        others_again.append(again[1:])
+    for simple in fitted.simple:
+        again = [Round(simple.predict(simple.features, target, f), f) for f in folds]
+        baselines.append(_compared(simple.name, again, task, target, experiment))
         others_again.append(again[1:])
     others = [(b.name, b.prediction) for b in baselines]
-    result = CrossvalResult(
+    wanted = subgroups_of(cohort, settings.subgroups)
+    return CrossvalResult(
         experiment=experiment,
         cohort=cohort,
-        splits=splits,
+        splits=dealt[0],
         fold=fold,
         columns=task.columns,
         model=model,
         baselines=tuple(baselines),
         differences=differences_of(
-            task, prediction, others, cohort.target, fold, settings, repeats=rounds, other_repeats=others_again
+            task, prediction, others, target, fold, settings, repeats=rounds, other_repeats=others_again
         ),
         members=tuple(m.member for m in members),
         attention=tuple(attention),
         threshold=threshold,
         risk_group=groups,
         log_rank=test,
-        notes=tuple(notes),
-        manifest=manifest,
-        audit=audit,
-        subgroups=_subgroups(groups_wanted, task, (Round(prediction, fold, threshold), *rounds), cohort, experiment),
+        notes=(*notes, *fitted.notes),
+        manifest=fitted.manifest,
+        audit=fitted.audit,
+        subgroups=_subgroups(wanted, task, (Round(prediction, fold, threshold), *rounds), cohort, experiment),
         repeats=repeats,
+        scratch=tuple(m.member for m in fitted.scratch),
+        first_column=fitted.first_column,
     )
-    write_run(result)
-    return result
 
 
-def _splits(experiment: Experiment, cohort: Cohort, repeat: int) -> Splits:
-    wanted, seed = experiment.splits, experiment.splits.seed + REPEAT_SEED * repeat
-    if wanted.kind == "leave-one-site-out":
-        assert wanted.site is not None
-        splits = leave_one_site_out(cohort, site=wanted.site, seed=seed, validation=wanted.validation)
-    elif wanted.file is None and wanted.site is not None:
-        splits = make_site_splits(cohort, site=wanted.site, folds=wanted.folds, seed=seed, validation=wanted.validation)
-    elif wanted.file is None:
-        splits = make_splits(cohort, folds=wanted.folds, seed=seed, validation=wanted.validation)
-    else:
-        splits = load_splits(wanted.file, cohort, validation=wanted.validation, seed=wanted.seed)
-        splits = within(splits, cohort)
-    check_splits(splits, cohort)
-    return splits
+def _compared(name: str, rounds: Sequence[Round], task: Task, target: Target, experiment: Experiment) -> ModelResult:
+    """Another model on the same folds, and its metrics."""
+    first = rounds[0]
+    metrics = metrics_of(
+        task, first.prediction, target, first.fold, experiment.evaluation,
+        threshold=first.threshold, repeats=rounds[1:],
+    )  # fmt: skip
+    return ModelResult(name, first.prediction, metrics)
 
 
-def _audited(dealt: list[Splits], cohort: Cohort, experiment: Experiment) -> SplitAudit:
-    """The audit of the first splits; refused where sites were to be kept apart and any of the splits does not."""
-    site = experiment.splits.site
-    audits = [audit_splits(one, cohort, site=site) for one in dealt]
-    for audit in audits:
-        for fold in audit.folds:
-            if site is not None and fold.shared_sites:
-                raise ConfigError(
-                    f"splits, fold {fold.number}: site {fold.shared_sites[0]!r} is in test and in train, though 'site: "
-                    f"{site}' was to keep sites apart; deal the folds by site, or leave out 'site'"
-                )
-    return audits[0]
+def _rounds(
+    every: Sequence[MemberResult], folds: Sequence[npt.NDArray[np.int64]], task: Task, fitted: Fitted
+) -> dict[int, Round]:
+    """What the models of each repeat say, by its number."""
+    found = {}
+    for number in sorted({m.job.repeat for m in every}):
+        mine = [m for m in every if m.job.repeat == number]
+        prediction, _ = _average(mine, len(fitted.cohort), len(task.columns))
+        threshold = _thresholds(mine, fitted.cohort.target, folds[number], fitted)
+        found[number] = Round(prediction, folds[number], threshold)
+    return found
 
 
 def _repeats(
-    every: list[MemberResult],
-    dealt: list[Splits],
-    folds: list[npt.NDArray[np.int64]],
-    cohort: Cohort,
+    every: Sequence[MemberResult],
+    folds: Sequence[npt.NDArray[np.int64]],
     task: Task,
-    out: Path,
+    fitted: Fitted,
     notes: list[str],
 ) -> tuple[Repeat, ...]:
     """What the further cross-validations say; notes of theirs are added."""
     found = []
-    for number in range(1, len(dealt)):
-        mine = [m for m in every if m.job.repeat == number]
-        prediction, _ = _average(mine, len(cohort), len(task.columns))
-        threshold = _thresholds(mine, cohort.target, folds[number], out)
-        notes += [f"Repeat {number + 1}, {note}" for note in _collapsed(prediction, folds[number])]
-        round_ = Round(prediction, folds[number], threshold)
-        found.append(Repeat(dealt[number], round_, tuple(m.member for m in mine)))
+    further = [m for m in every if m.job.repeat]
+    for number, one in _rounds(further, folds, task, fitted).items():
+        notes += [f"Repeat {number + 1}, {note}" for note in _collapsed(one.prediction, folds[number])]
+        mine = tuple(m.member for m in further if m.job.repeat == number)
+        found.append(Repeat(fitted.dealt[number], one, mine))
     return tuple(found)
 
 
@@ -238,7 +176,7 @@ def _subgroups(
 
 
 def _average(
-    members: list[MemberResult], patients: int, columns: int
+    members: Sequence[MemberResult], patients: int, columns: int
 ) -> tuple[Values, list[npt.NDArray[np.float32] | None]]:
     """Mean prediction and mean attention of the models of each patient's fold."""
     total, times = np.zeros((patients, columns)), np.zeros((patients, 1))
@@ -256,7 +194,7 @@ def _average(
 
 
 def _thresholds(
-    members: list[MemberResult], target: Target, fold: npt.NDArray[np.int64], out: Path
+    members: Sequence[MemberResult], target: Target, fold: npt.NDArray[np.int64], fitted: Fitted
 ) -> npt.NDArray[np.float64] | None:
     """Of each patient the threshold of its fold: best balanced accuracy on the inner validation patients."""
     if not isinstance(target, ClassTarget) or len(target.classes) != 2:
@@ -269,8 +207,12 @@ def _thresholds(
         value = best_threshold(score, target.label[rows] == 1)
         found[fold == number] = value
         for m in mine:
-            with_threshold(out / m.member.bundle, {"probability": value})
+            _enter(fitted, m, {"probability": value})
     return found
+
+
+def _enter(fitted: Fitted, result: MemberResult, cuts: dict[str, float]) -> None:
+    with_threshold(fitted.experiment.out / result.member.bundle, cuts, outcome=fitted.outcome)
 
 
 def best_threshold(score: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float:
@@ -290,7 +232,7 @@ def _groups(
     prediction: Values,
     target: Target,
     fold: npt.NDArray[np.int64],
-    experiment: Experiment,
+    fitted: Fitted,
     notes: list[str],
 ) -> tuple[npt.NDArray[np.int64] | None, LogRank | None]:
     """Low and high risk by the median of the training folds' risks, and the test of the two.
@@ -314,61 +256,16 @@ def _groups(
             notes.append(f"No risk groups: fold {number + 1}: {e}.")
             return None, None
     for m in members:
-        with_threshold(experiment.out / m.member.bundle, {"log_risk": float(cuts[m.job.fold][0])})
+        _enter(fitted, m, {"log_risk": float(cuts[m.job.fold][0])})
     groups = risk_groups(prediction[:, 0], fold, cuts)
     try:
-        test = log_rank(target.time, target.event, groups, fold=fold, permutations=experiment.evaluation.permutations)
+        test = log_rank(
+            target.time, target.event, groups, fold=fold, permutations=fitted.experiment.evaluation.permutations
+        )
     except UndefinedMetricError as e:
         notes.append(f"No log-rank test: {e}.")
         return groups, None
     return groups, test
-
-
-def _enter_known(every: list[MemberResult], cohort: Cohort, means: npt.NDArray[np.float32], out: Path) -> None:
-    """Tell every bundle who trained it and how its fold's models do on the patients they never saw."""
-    for at in sorted({(m.job.repeat, m.job.fold) for m in every}):
-        mine = [m for m in every if (m.job.repeat, m.job.fold) == at]
-        job, fold = mine[0].job, f"fold {at[1] + 1}" + (f" of repeat {at[0] + 1}" if at[0] else "")
-        trained = np.union1d(job.train, job.validation)
-        watched = sum(len(m.job.validation) for m in mine)
-        enter_known(
-            [Modelled(out / m.member.bundle, m.prediction) for m in mine], cohort, means,
-            trained=trained, held_out=job.test, who=f"test patients of {fold}",
-            cuts=f"median risk of the {len(trained)} patients outside {fold}"
-            if isinstance(cohort.target, SurvivalTarget)
-            else f"best balanced accuracy on {watched} inner validation patients of {fold}",
-        )  # fmt: skip
-
-
-def _simple_features(
-    experiment: Experiment,
-    cohort: Cohort,
-    means: npt.NDArray[np.float32],
-    sizes: npt.NDArray[np.int64],
-    notes: list[str],
-) -> list[tuple[str, npt.NDArray[np.floating], Callable[..., Values]]]:
-    """Name, features (P, D) and the simple model of every baseline."""
-    encoder = experiment.evaluation.baseline_encoder
-    tables: list[tuple[str, npt.NDArray[np.floating], Callable[..., Values]]] = [
-        (f"linear probe on mean {experiment.encoder}", means, probe_predictions)
-    ]
-    lacking = [s.slide_id for mine in cohort.slides for s in mine if not _finished(s.store, s.slide_id, encoder)]
-    if lacking:
-        notes.append(
-            f"No {encoder} baseline: {len(lacking)} slides have no features of that encoder. "
-            f"'wsikit extract ... --encoder {encoder}' into the same store adds them."
-        )
-    else:
-        tables.append((f"mean of {encoder}", Bags(cohort.slides, encoder=encoder).means(), baseline_predictions))
-    tables.append(("number of tiles", np.log(sizes)[:, None], baseline_predictions))
-    return tables
-
-
-def _finished(store: object, slide_id: str, encoder: str) -> bool:
-    from wsikit.store.reader import FeatureStore
-
-    assert isinstance(store, FeatureStore)
-    return store.has(slide_id, encoder) and store.finished(slide_id, encoder)
 
 
 def _notes(prediction: Values, fold: npt.NDArray[np.int64], cohort: Cohort) -> list[str]:

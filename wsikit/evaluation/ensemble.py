@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Ordinal, Survival
+from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Endpoint, Ordinal, Survival
+from wsikit.cohort.several_outcomes import Several
 from wsikit.errors import ConfigError
 from wsikit.tasks.classification import called
+from wsikit.tasks.several import SeveralTask
 from wsikit.tasks.task import Values
 from wsikit.training.bundle import Bundle, load_bundle
 from wsikit.training.fit import predict
+
+CALLED = {"class": "predicted_class", "ordinal": "predicted_class", "survival": "risk_group"}
+"""Of each kind of endpoint the column with what a patient is called."""
 
 
 def load_models(models: Path) -> list[Bundle]:
@@ -62,22 +67,40 @@ def mean_of(each: Sequence[Values]) -> Values:
 
 def threshold_of(bundles: Sequence[Bundle], name: str) -> float | None:
     """The mean of the models' own cut points (``probability`` or ``log_risk``); None where one has none."""
+    return _mean_cut([b.facts["thresholds"] for b in bundles], name)
+
+
+def calls_of(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> dict[str, str]:
+    """What a patient with values (K,) is called by the models' own thresholds: column and text of every call.
+
+    The text is "" where they have no threshold; an endpoint that calls nobody anything has no column.
+    """
+    endpoint, task = bundles[0].endpoint, bundles[0].task
     cuts = [b.facts["thresholds"] for b in bundles]
-    return float(np.mean([c[name] for c in cuts])) if all(name in c for c in cuts) else None
+    if not isinstance(endpoint, Several):
+        return {CALLED[endpoint.kind]: _call(endpoint, cuts, values)} if endpoint.kind in CALLED else {}
+    assert isinstance(task, SeveralTask)
+    return {
+        f"{name}_{CALLED[one.kind]}": _call(one, [c.get(name, {}) for c in cuts], values[columns])
+        for (name, one), columns in zip(endpoint.outcomes, task.columns_of, strict=True)
+        if one.kind in CALLED
+    }
 
 
-def call_of(bundles: Sequence[Bundle], values: npt.NDArray[np.float64]) -> str:
-    """The class or risk group of values (K,) by the models' own thresholds, "" where they have none."""
-    endpoint = bundles[0].endpoint
+def _call(endpoint: Endpoint, cuts: Sequence[Mapping[str, float]], values: npt.NDArray[np.float64]) -> str:
     if isinstance(endpoint, ClassLabel):
-        cut = threshold_of(bundles, "probability")
+        cut = _mean_cut(cuts, "probability")
         if len(endpoint.classes) > 2 or cut is None:
             return _called(endpoint, values) if len(endpoint.classes) > 2 else ""
         return endpoint.classes[int(values[1] > cut)]
-    cut = threshold_of(bundles, "log_risk")
+    cut = _mean_cut(cuts, "log_risk")
     if isinstance(endpoint, Survival) and cut is not None:
         return "high" if values[0] > cut else "low"
     return ""
+
+
+def _mean_cut(cuts: Sequence[Mapping[str, float]], name: str) -> float | None:
+    return float(np.mean([c[name] for c in cuts])) if all(name in c for c in cuts) else None
 
 
 def _called(endpoint: ClassLabel, values: npt.NDArray[np.float64]) -> str:

@@ -16,7 +16,7 @@ from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarge
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.assessment import ClassSets, Intervals, check_coverage, sets_of, unlikeness_of
-from wsikit.evaluation.ensemble import call_of, load_models, mean_of, predictions_of, threshold_of
+from wsikit.evaluation.ensemble import calls_of, load_models, mean_of, predictions_of, threshold_of
 from wsikit.evaluation.external_files import write_external
 from wsikit.evaluation.external_result import ExternalResult
 from wsikit.evaluation.external_survival import absolute_risks, survival_metrics
@@ -157,7 +157,7 @@ def _measured(
     """The models as they were trained."""
     first, target, fold = bundles[0], cohort.target, np.zeros(len(cohort), np.int64)
     prediction, kept = mean_of(each), strata(cohort.target, np.zeros(len(cohort), np.int64))
-    calls = tuple(call_of(bundles, row) for row in prediction)
+    calls = tuple("".join(calls_of(bundles, row).values()) for row in prediction)
     cut = threshold_of(bundles, "probability") if isinstance(target, ClassTarget) and len(target.classes) == 2 else None
     cuts = _cuts(bundles)
     threshold = None if cut is None else np.full(len(cohort), cut)

@@ -30,7 +30,7 @@ from wsikit.training.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from wsikit.training.checkpoint import identity_of
 from wsikit.training.epoch import history_from, plain_history
 from wsikit.training.fit import FitResult, fit, predict
-from wsikit.training.settings import TrainingSettings, graph_of
+from wsikit.training.settings import ModelSettings, TrainingSettings, graph_of
 from wsikit.training.start import StartReport, load_start
 
 Rows = npt.NDArray[np.int64]
@@ -50,6 +50,7 @@ class MemberJob:
         validation: Of those that watch it.
         test: Of those that it predicts.
         repeat: Of which cross-validation, from 0.
+        scratch: Whether it is to start from scratch, though others of the experiment start from given weights.
     """
 
     fold: int
@@ -58,6 +59,7 @@ class MemberJob:
     validation: Rows
     test: Rows
     repeat: int = 0
+    scratch: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _fit_one(
         if found is None:
             found = fit(
                 bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,
-                model=experiment.model, training=_training(experiment, job),
+                model=_model(experiment, job), training=_training(experiment, job),
             )  # fmt: skip
         prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=True)
         rest, _ = predict(found.model, found.task, bags, np.concatenate([job.train, job.validation]))
@@ -203,10 +205,14 @@ def check_start(experiment: Experiment, cohort: Cohort) -> StartReport | None:
 
 def member_path(job: MemberJob) -> Path:
     """Where a model's bundle is, below the folder of the results."""
-    folder = Path("models")
+    folder = Path("models/scratch") if job.scratch else Path("models")
     if job.repeat:  # in a folder of their own: 'wsikit predict' averages the first cross-validation's models
         folder = folder / f"repeat-{job.repeat + 1}"
     return folder / f"fold-{job.fold}-{job.number}.safetensors"
+
+
+def _model(experiment: Experiment, job: MemberJob) -> ModelSettings:
+    return experiment.model.model_copy(update={"init": None}) if job.scratch else experiment.model
 
 
 def _training(experiment: Experiment, job: MemberJob) -> TrainingSettings:
@@ -219,7 +225,7 @@ def member_identity(experiment: Experiment, cohort: Cohort, job: MemberJob, bags
     return config_hash(
         identity_of(
             bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,
-            model=experiment.model, training=_training(experiment, job),
+            model=_model(experiment, job), training=_training(experiment, job),
         )
     )  # fmt: skip
 
@@ -253,7 +259,14 @@ def _finished(path: Path, identity: str) -> FitResult | None:
     return FitResult(bundle.model, bundle.task, history_from(facts["history"]), int(facts["epoch"]))
 
 
-def with_threshold(path: Path, thresholds: dict[str, float]) -> None:
-    """Enter cut points, which are known once all models of a fold are fitted, into a bundle."""
+def with_threshold(path: Path, thresholds: dict[str, float], *, outcome: str | None = None) -> None:
+    """Enter cut points, which are known once all models of a fold are fitted, into a bundle.
+
+    Args:
+        path: The bundle.
+        thresholds: By name.
+        outcome: Whose they are, of several.
+    """
     bundle = load_bundle(path)
-    save_bundle(replace(bundle, facts=dict(bundle.facts) | {"thresholds": thresholds}), path)
+    entered = thresholds if outcome is None else dict(bundle.facts["thresholds"]) | {outcome: thresholds}
+    save_bundle(replace(bundle, facts=dict(bundle.facts) | {"thresholds": entered}), path)

@@ -19,7 +19,7 @@ from wsikit.config import differences
 from wsikit.errors import ConfigError
 from wsikit.evaluation.assessment import ClassSets, Intervals, check_coverage, sets_of, unlike_columns, unlikeness_of
 from wsikit.evaluation.attribution import Map
-from wsikit.evaluation.ensemble import call_of, load_models, mean_of, predictions_of
+from wsikit.evaluation.ensemble import CALLED, calls_of, load_models, mean_of, predictions_of
 from wsikit.evaluation.known import Group, groups_of
 from wsikit.evaluation.outliers import Unlikeness
 from wsikit.evaluation.tile_maps import MapKind, check_map_kind, mean_map
@@ -43,7 +43,8 @@ class Prediction:
         patient_id: Who.
         slides: The slides that were looked at.
         values: (K,) mean over the models, in the columns of the endpoint.
-        call: The class or risk group by the models' own thresholds, "" where they have none.
+        calls: The class or risk group by the models' own thresholds, "" where they have none, by its column: one, or
+            one for each of several outcomes.
         attention: (N,) over the tiles of the slides one after the other, or None.
         tiles: N.
         tile_map: (N,) the map that was asked for: the attention, or another; None where there is none.
@@ -54,11 +55,19 @@ class Prediction:
     patient_id: str
     slides: tuple[CohortSlide, ...]
     values: npt.NDArray[np.float64]
-    call: str
+    calls: Mapping[str, str]
     attention: npt.NDArray[np.float32] | None
     tiles: int
     tile_map: npt.NDArray[np.floating[Any]] | None
     assessed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def call(self) -> str:
+        """The call; of several outcomes all of them, as ``subtype: A, survival: low``."""
+        if len(self.calls) < 2:
+            return "".join(self.calls.values())
+        told = {_without_ending(column): call for column, call in self.calls.items()}
+        return ", ".join(f"{name}: {call}" for name, call in told.items() if call)
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def predict_slides(
     columns = ({} if unlike is None else unlike_columns(unlike)) | ({} if sets is None else sets.columns())
     found = tuple(
         Prediction(
-            patient, slides, values[i], call_of(bundles, values[i]), attention[i], len(bags[i]), maps[i],
+            patient, slides, values[i], calls_of(bundles, values[i]), attention[i], len(bags[i]), maps[i],
             {name: column[i] for name, column in columns.items()},
         )
         for i, (patient, slides) in enumerate(groups.items())
@@ -296,15 +305,19 @@ def _maps(bundles: Sequence[Bundle], bags: Bags, kind: MapKind) -> list[Map | No
     return [mean_map(bundles, bags.batch([i], graph=graph), kind=kind) for i in range(len(bags))]
 
 
+def _without_ending(column: str) -> str:
+    """The outcome of a column with its calls."""
+    for ending in CALLED.values():
+        column = column.removesuffix(f"_{ending}")
+    return column
+
+
 def _write(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> None:
     more = list(predictions[0].assessed)
-    called = {"class": "predicted_class", "ordinal": "predicted_class", "survival": "risk_group"}.get(
-        bundle.endpoint.kind
-    )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *([called] if called else []), *more])
+        writer.writerow([PATIENT, "slides", "tiles", *bundle.task.columns, *predictions[0].calls, *more])
         for p in predictions:
             slides = " ".join(s.slide_id for s in p.slides)
             row = [p.patient_id, slides, p.tiles, *(repr(float(v)) for v in p.values)]
-            writer.writerow([*row, *([p.call] if called else []), *p.assessed.values()])
+            writer.writerow([*row, *p.calls.values(), *p.assessed.values()])

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.evaluation.baselines import baseline_predictions
 from wsikit.tasks.task import Values
 
@@ -44,6 +45,7 @@ def probe_predictions(features: npt.NDArray[np.floating], target: Target, fold: 
         return _survival(features, target, fold)
     if isinstance(target, LabelsTarget):
         return _labels(features, target, fold)
+    assert not isinstance(target, SeveralTarget)  # several outcomes are measured one by one
     columns = len(target.classes) if isinstance(target, ClassTarget) else 1
     out = np.full((len(fold), columns), np.nan)
     with threadpool_limits(1):  # many small fits: threads that wait for one another would take most of the time

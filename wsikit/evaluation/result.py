@@ -147,6 +147,8 @@ class CrossvalResult:
         subgroups: The model's metrics among patients of a site, sex, age: those that were asked for.
         repeats: Further cross-validations with other folds. Metrics are means over all; what is of one patient
             (predictions, groups, attention, figures) is of the first.
+        scratch: Models trained from scratch to compare with, where the others start from given weights.
+        first_column: Of an outcome that was learnt with others: where its columns begin in what the models predict.
     """
 
     experiment: Experiment
@@ -167,6 +169,8 @@ class CrossvalResult:
     audit: SplitAudit | None = None
     subgroups: tuple[SubgroupResult, ...] = ()
     repeats: tuple[Repeat, ...] = ()
+    scratch: tuple[Member, ...] = ()
+    first_column: int = 0
 
     @property
     def out(self) -> Path:

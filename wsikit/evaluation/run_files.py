@@ -14,11 +14,14 @@ import numpy as np
 
 from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Endpoint, SurvivalTarget, Target, endpoint_from, lacking
 from wsikit.cohort.several_labels import Labels, LabelsTarget
+from wsikit.cohort.several_outcomes import Several, SeveralTarget
 from wsikit.cohort.table import PATIENT, SLIDE, read_rows
 from wsikit.errors import ConfigError
-from wsikit.evaluation.result import CrossvalResult, Metric, Round
+from wsikit.evaluation.result import CrossvalResult, Member, Metric, Round
 from wsikit.tasks.task import Values, create_task
 
+OUTCOMES = "outcomes"
+"""Folder of a run of several outcomes that has the results of each."""
 METRIC_COLUMNS = ("metric", "value", "low", "high", "level", "draws", "failed", "note")
 
 
@@ -54,13 +57,7 @@ def write_run(result: CrossvalResult) -> None:
         tables = [(m.name, m.metrics) for m in (result.model, *result.baselines)]
         for name, metrics in [*tables, (result.model.name, result.differences)]:
             writer.writerows([name, *metric_cells(m)] for m in metrics)
-    with (out / "history.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
-        writer.writerow(["fold", "model", "epoch", *names])
-        for one in result.members:
-            for epoch in one.history:
-                writer.writerow([one.fold, one.number, epoch.number, *(getattr(epoch, name) for name in names)])
+    write_history(out / "history.csv", result.members)
     test = result.log_rank
     manifest = dict(result.manifest) | {
         "results": {
@@ -75,21 +72,40 @@ def write_run(result: CrossvalResult) -> None:
     (out / "run.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
+def write_history(path: Path, members: Sequence[Member]) -> None:
+    """Write every epoch of every model."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = ["train_loss", "validation_loss", "validation_score", "learning_rate"]
+        writer.writerow(["fold", "model", "epoch", *names])
+        for one in members:
+            for epoch in one.history:
+                writer.writerow([one.fold, one.number, epoch.number, *(getattr(epoch, name) for name in names)])
+
+
 def metric_cells(metric: Metric) -> list[object]:
-    """A metric in the order of ``METRIC_COLUMNS``, without its model."""
+    """A metric in the columns of ``METRIC_COLUMNS``."""
     of = metric.interval
     ends = [of.low, of.high, of.level, of.draws, of.failed] if of else [""] * 5
     return [metric.name, "" if metric.value is None else metric.value, *ends, metric.note]
 
 
 def truth_columns(target: Target) -> dict[str, list[object]]:
-    """Outcomes as columns of a table of predictions."""
+    """Name and cells of the columns that say what is true, as ``predictions.csv`` has them."""
     if isinstance(target, ClassTarget):
         return {"label": [target.classes[i] for i in target.label.tolist()]}
     if isinstance(target, SurvivalTarget):
         return {"time": target.time.tolist(), "event": target.event.astype(int).tolist()}
     if isinstance(target, LabelsTarget):
         return target.cells()
+    if isinstance(target, SeveralTarget):
+        found: dict[str, list[object]] = {}
+        for name, part in zip(target.names, target.parts, strict=True):
+            for column, values in truth_columns(part.target).items():
+                cells = np.full(len(target), "", object)
+                cells[part.known] = values
+                found[f"{name}_{column}"] = cells.tolist()
+        return found
     return {"value": target.value.tolist()}
 
 
@@ -128,6 +144,9 @@ def read_run(path: str | PathLike[str]) -> StoredRun:
         raise ConfigError(f"{path}: no run.json and predictions.csv; expected a folder that 'wsikit crossval' wrote")
     facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
     endpoint = endpoint_from(facts["endpoint"])
+    if isinstance(endpoint, Several):
+        one = path / OUTCOMES / endpoint.names[0]
+        raise ConfigError(f"{path}: a run of several outcomes; name the folder of one of them, such as {one}")
     again = sorted(path.glob("predictions-*.csv"), key=lambda p: int((re.findall(r"\d+", p.stem) or ["0"])[-1]))
     tables = [_rows(file) for file in (path / "predictions.csv", *again)]
     patients = tuple(row[PATIENT] for row in tables[0])
@@ -158,6 +177,8 @@ def read_external(path: str | PathLike[str], table: str | PathLike[str], endpoin
     path = Path(path)
     if not (path / "predictions.csv").is_file():
         raise ConfigError(f"{path}: no predictions.csv; expected a folder that 'wsikit predict' wrote")
+    if isinstance(endpoint, Several):
+        raise ConfigError(f"{path}: models of several outcomes ({', '.join(endpoint.names)}); only single ones compare")
     known = {row[PATIENT]: row for row in read_rows(Path(table), needed=(SLIDE, *endpoint.columns))}
     rows = _rows(path / "predictions.csv")
     strange = [row[PATIENT] for row in rows if row[PATIENT] not in known]

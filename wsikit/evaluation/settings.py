@@ -68,6 +68,8 @@ class EvaluationSettings(Strict):
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
         map: What the drawn slides show: ``attention``, or ``rollout``, attention through all layers, of the aggregators
             that have it.
+        scratch: Whether models that start from given weights (``model.init``) are compared with as many that start from
+            scratch, on the same patients with the same seeds: that takes twice as long.
         faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
@@ -77,6 +79,7 @@ class EvaluationSettings(Strict):
     subgroups: tuple[str, ...] = ()
     heatmaps: Annotated[int, Field(ge=0)] = 3
     map: MapKind = "attention"
+    scratch: bool = True
     faithfulness: Annotated[int, Field(ge=0)] = 19
 
 
@@ -87,7 +90,8 @@ class Experiment(Strict):
         cohort: The table.
         stores: One or several: folders, or places in a bucket (``s3://bucket/cohort.zarr``).
         encoder: Features that the model sees; of a list of encoders the columns, joined tile by tile.
-        endpoint: ``kind`` class, survival or continuous, and the columns; see ``wsikit.cohort.endpoints``.
+        endpoint: ``kind`` class, ordinal, labels, survival, continuous or several, and the columns; see
+            ``wsikit.cohort.endpoints``.
         missing_slides: Slides of the table that no store has: ``refuse`` or ``exclude``.
         model: The aggregator.
         training: The loop.
@@ -179,6 +183,25 @@ def experiment_from(values: dict[str, Any], *, where: str = "experiment") -> Exp
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
     except TypeError as e:
         raise ConfigError(f"{where}: {e}") from None
+
+
+def on_devices(experiment: Experiment, devices: int | None, accelerator: str | None) -> Experiment:
+    """The same experiment on other devices; None leaves what it says.
+
+    Raises:
+        ConfigError: Several devices, and one of them is named.
+    """
+    told = {"devices": devices, "device": accelerator}
+    given = {name: value for name, value in told.items() if value is not None}
+    if not given:
+        return experiment
+    training = experiment.training.model_copy(update=given)
+    if training.devices > 1 and ":" in training.device:
+        raise ConfigError(
+            f"{training.devices} devices, and accelerator {training.device!r} is a single one; write --accelerator "
+            f"{training.device.partition(':')[0]}, or leave --devices out"
+        )
+    return experiment.model_copy(update={"training": training})
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:

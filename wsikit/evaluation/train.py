@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, endpoint_from
+from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target, endpoint_from
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.split_files import load_splits
 from wsikit.cohort.splits import Fold, Splits, describe, hold_out, save_splits, strata_of, within
 from wsikit.cohort.table import Cohort, load_cohort
@@ -23,6 +25,8 @@ from wsikit.evaluation.members import bags_of, check_start
 from wsikit.evaluation.risk_groups import training_cuts
 from wsikit.evaluation.settings import Experiment
 from wsikit.store.objects import write_atomic
+from wsikit.tasks.several import SeveralTask
+from wsikit.tasks.task import Values
 from wsikit.training.bundle import Bundle, save_bundle
 from wsikit.training.checkpoint import history_of
 from wsikit.training.epoch import Epoch, plain_history
@@ -134,7 +138,7 @@ def train(
         "in_dim": found.model.aggregator.in_dim,
         "epoch": found.best,
         "history": plain_history(found.history),
-        "thresholds": _thresholds(found, cohort, rows, watching, bags),
+        "thresholds": _thresholds(found, cohort.target, rows, watching, bags),
         "started": None if started is None else asdict(started),
     }
     bundle = save_bundle(Bundle(found.model, found.task, endpoint, facts), out / MODEL)
@@ -174,16 +178,38 @@ def _splits(experiment: Experiment, cohort: Cohort, number: int | None) -> Split
     return Splits((roles,), dict(found.made) | {"fold": number or 0})
 
 
-def _thresholds(found: FitResult, cohort: Cohort, rows: Rows, watching: Rows, bags: Bags) -> dict[str, float]:
-    """Cut points for calls: of two classes on those who watched, of risks on those who trained."""
-    target = cohort.target
+def _thresholds(found: FitResult, target: Target, rows: Rows, watching: Rows, bags: Bags) -> dict[str, Any]:
+    """Cut points for calls: of two classes on those who watched, of risks on those who trained; of several outcomes
+    those of each, by name.
+    """
+    if not isinstance(target, SeveralTarget):
+        if isinstance(target, ClassTarget) and len(target.classes) == 2:
+            return cut_points(target.take(watching), predict(found.model, found.task, bags, watching)[0])
+        if isinstance(target, SurvivalTarget):
+            return cut_points(target.take(rows), predict(found.model, found.task, bags, rows)[0])
+        return {}
+    assert isinstance(found.task, SeveralTask)
+    fitted, watched = (predict(found.model, found.task, bags, asked)[0] for asked in (rows, watching))
+    cuts = {}
+    for number, (name, columns) in enumerate(zip(target.names, found.task.columns_of, strict=True)):
+        survival = isinstance(target.parts[number].target, SurvivalTarget)
+        part = target.parts[number].take(rows if survival else watching)
+        cuts[name] = cut_points(part.target, (fitted if survival else watched)[part.known][:, columns])
+    return cuts
+
+
+def cut_points(target: Target, prediction: Values) -> dict[str, float]:
+    """Where two classes or two risk groups part; nothing where there are none.
+
+    Args:
+        target: Of the patients who decide.
+        prediction: Theirs.
+    """
     if isinstance(target, ClassTarget) and len(target.classes) == 2:
-        score, _ = predict(found.model, found.task, bags, watching)
-        return {"probability": best_threshold(score[:, 1], target.label[watching] == 1)}
+        return {"probability": best_threshold(prediction[:, 1], target.label == 1)}
     if isinstance(target, SurvivalTarget):
-        risk, _ = predict(found.model, found.task, bags, rows)
         try:
-            return {"log_risk": float(training_cuts(risk[:, 0])[0])}
+            return {"log_risk": float(training_cuts(prediction[:, 0])[0])}
         except ConfigError:  # all risks are equal: there are no groups
             return {}
     return {}

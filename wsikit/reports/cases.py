@@ -77,6 +77,7 @@ def _merit(result: CrossvalResult) -> npt.NDArray[np.float64]:
     if isinstance(target, LabelsTarget):
         right = np.where(target.positive, prediction, 1 - prediction)
         return np.asarray((right * target.known).sum(1) / target.known.sum(1), np.float64)
+    assert isinstance(target, ContinuousTarget)  # several outcomes have a report each
     return -np.abs(prediction[:, 0] - target.value)
 
 

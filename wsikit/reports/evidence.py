@@ -116,7 +116,7 @@ def evidence_of(result: CrossvalResult, patient: int, bags: Bags, tile_map: Map 
     bundles = _bundles(result, patient)
     what = explained(result, patient)
     bag = bags.batch([patient], graph=bundles[0].model.graph)
-    score = score_of(bundles, what.column, sign=what.sign)
+    score = score_of(bundles, result.first_column + what.column, sign=what.sign)
     found = faithfulness(score, bag, tile_map, random_orders=orders)
     top = max(1, round(TOP * found.tiles))
     dropped = removals(score, bag, tile_map, tiles=[top], random_orders=orders) if found.tiles > 1 else ()

@@ -139,8 +139,9 @@ def key_numbers(result: CrossvalResult) -> list[KeyNumber]:
     )
     folds, times = counted(len(result.splits.folds), "fold"), 1 + len(result.repeats)
     tested = "each patient tested once" if times == 1 else f"dealt {times} times, each patient tested in each"
-    models = len(result.members) + sum(len(one.members) for one in result.repeats)
-    found.append(KeyNumber(f"{models}", "models", f"{folds}, {tested}"))
+    models = len(result.members) + sum(len(one.members) for one in result.repeats) + len(result.scratch)
+    halves = ", half of them from scratch" if result.scratch else ""
+    found.append(KeyNumber(f"{models}", "models", f"{folds}, {tested}{halves}"))
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.evaluation.bootstrap import Interval
 from wsikit.evaluation.result import CrossvalResult, Metric
 
@@ -116,6 +117,8 @@ def makeup(target: Target) -> str:
         return counted(int(target.event.sum()), "event")
     if isinstance(target, LabelsTarget):
         return ", ".join(f"{name}: {yes} of {yes + no}" for name, yes, no in target.counts())
+    if isinstance(target, SeveralTarget):
+        return "; ".join(f"{n} {makeup(p.target)}" for n, p in zip(target.names, target.parts, strict=True))
     mean = float(target.value.mean()) if len(target) else float("nan")
     return f"mean {number_text(mean, decimals_of([mean]))}"
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.errors import ConfigError
 
 Balance: TypeAlias = Literal["none", "loss", "sampling"]
@@ -59,10 +60,13 @@ def check_balance(target: Target, balance: Balance) -> None:
             and frequent in another.
     """
     fits = balance == "none" or isinstance(target, ClassTarget)
-    if fits or (balance == "loss" and isinstance(target, LabelsTarget)):
+    several = isinstance(target, LabelsTarget)
+    if isinstance(target, SeveralTarget):  # weighs the classes of those that have some
+        several = any(isinstance(part.target, ClassTarget | LabelsTarget) for part in target.parts)
+    if fits or (balance == "loss" and several):
         return
-    what = "several labels" if isinstance(target, LabelsTarget) else "no class"
+    what = "several labels" if isinstance(target, LabelsTarget) else "several outcomes" if several else "no class"
     raise ConfigError(
         f"training: balance={balance!r} makes the patients of rare classes count more, and the endpoint is {what}; "
-        f"use balance={'loss' if isinstance(target, LabelsTarget) else 'none'}"
+        f"use balance={'loss' if several else 'none'}"
     )

@@ -38,6 +38,7 @@ class BinnedRegressionTask:
 
     columns: tuple[str, ...] = ("predicted",)
     metric = "rank correlation"
+    free = 0
     whole_cohort = False
 
     def __init__(self, bins: int, first: float, last: float) -> None:

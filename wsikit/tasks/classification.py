@@ -23,6 +23,7 @@ class ClassificationTask:
         weights: (C,) of a patient of each class in the loss; None for equal ones.
     """
 
+    free = 0
     whole_cohort = False
 
     def __init__(self, classes: tuple[str, ...], weights: Weights | None = None) -> None:

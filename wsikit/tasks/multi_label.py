@@ -25,6 +25,7 @@ class MultiLabelTask:
         weights: (L, 2) of not having and of having each label in the loss; None for equal ones.
     """
 
+    free = 0
     whole_cohort = False
     metric = "macro AUC"
 

@@ -25,6 +25,7 @@ class RegressionTask:
     outputs = 1
     columns: tuple[str, ...] = ("predicted",)
     metric = "rank correlation"
+    free = 0
     whole_cohort = False
 
     def __init__(self, mean: float, std: float) -> None:

@@ -25,6 +25,7 @@ class CoxTask:
     outputs = 1
     columns: tuple[str, ...] = ("log_risk",)
     metric = "Harrell's C"
+    free = 0
     whole_cohort = True
 
     def loss(self, outputs: Tensor, target: SurvivalTarget) -> Tensor:

@@ -19,6 +19,7 @@ from wsikit.cohort.endpoints import (
     Target,
 )
 from wsikit.cohort.several_labels import Labels, LabelsTarget
+from wsikit.cohort.several_outcomes import Several, SeveralTarget
 from wsikit.tasks.balance import Balance, check_balance, class_weights, label_weights
 
 Values = npt.NDArray[np.float64]
@@ -29,6 +30,7 @@ class Task(Protocol):
 
     Attributes:
         outputs: Width of the head.
+        free: How many learnt numbers that depend on no bag the loss also takes, as further columns of the outputs.
         columns: Names of the prediction's columns.
         metric: Name of the score.
         whole_cohort: Whether the loss compares patients with one another, so that every step needs
@@ -36,6 +38,7 @@ class Task(Protocol):
     """
 
     outputs: int
+    free: int
     columns: tuple[str, ...]
     metric: str
     whole_cohort: bool
@@ -83,6 +86,9 @@ def create_task(
     if training is not None:
         check_balance(training, balance)
     weighted = training if balance == "loss" else None
+    if isinstance(endpoint, Several):
+        assert training is None or isinstance(training, SeveralTarget)
+        return _several(endpoint, training, state or {}, balance)
     if isinstance(endpoint, ClassLabel):
         from wsikit.tasks.classification import ClassificationTask, weights_from
         from wsikit.tasks.ordinal import OrdinalTask
@@ -113,3 +119,20 @@ def create_task(
         return RegressionTask(state["mean"], state["std"])
     assert values is not None
     return RegressionTask(float(values.mean()), float(values.std()) or 1.0)
+
+
+def _several(endpoint: Several, training: SeveralTarget | None, state: Mapping[str, float], balance: Balance) -> Task:
+    from wsikit.tasks.several import SHARE, SeveralTask, state_of_outcome
+
+    tasks, shares = [], []
+    for number, (name, one) in enumerate(endpoint.outcomes):
+        if training is None:
+            mine = state_of_outcome(state, name)
+            shares.append(mine.pop(SHARE))
+            tasks.append(create_task(one, state=mine))
+            continue
+        part = training.parts[number]
+        classes = isinstance(part.target, ClassTarget | LabelsTarget)
+        tasks.append(create_task(one, part.target, balance=balance if classes else "none"))
+        shares.append(float(part.known.mean()))
+    return SeveralTask(endpoint.names, tasks, endpoint.weights, shares, uncertainty=endpoint.weighting == "uncertainty")

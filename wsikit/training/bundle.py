@@ -116,7 +116,7 @@ def load_bundle(path: str | PathLike[str]) -> Bundle:
     endpoint = endpoint_from(facts["endpoint"])
     task = create_task(endpoint, state=facts["task"])
     graph = None if facts.get("graph") is None else GraphSettings(**facts["graph"])
-    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy(), graph=graph)
+    model = SlideModel(aggregator, facts["outputs"], scale=tensors["scale"].numpy(), graph=graph, free=task.free)
     model.to(tensors["head.weight"].dtype)  # float64 where it was trained so
     model.load_state_dict(tensors)
     return Bundle(model.eval(), task, endpoint, facts, known)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import Endpoint, Target, endpoint_settings
+from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.config import config_hash, differences
 from wsikit.errors import ConfigError
 from wsikit.provenance import sha256_file, versions
@@ -70,21 +71,34 @@ def identity_of(
     def group(rows: Rows) -> dict[str, str]:
         digests = [bags.digest(row) for row in rows.tolist()]
         outcome = hashlib.sha256()
-        for field in fields(target):
-            value = getattr(target.take(rows), field.name)
-            outcome.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        for content in _contents(target.take(rows)):
+            outcome.update(content)
         return {"features": config_hash(digests), "outcomes": outcome.hexdigest(), "patients": str(len(rows))}
 
     given = None if model.init is None else sha256_file(model.init)
+    alone = {"devices"} if training.devices == 1 else set()  # what one device did before there could be several
     return {
         "model": model.model_dump(mode="json") | {"init": given},
-        "training": training.model_dump(mode="json"),
+        "training": training.model_dump(mode="json", exclude=alone),
         "endpoint": endpoint_settings(endpoint),
         "encoder": bags.encoder,
         "train": group(train),
         "validation": group(validation),
         "versions": versions(("wsikit", "torch", "numpy")),
     }
+
+
+def _contents(value: Any) -> Iterator[bytes]:
+    """Every array and value of an outcome, or of several."""
+    if isinstance(value, SeveralTarget):
+        yield repr(value.names).encode()
+        for part in value.parts:
+            yield part.known.tobytes()
+            yield from _contents(part.target)
+        return
+    for field in fields(value):
+        one = getattr(value, field.name)
+        yield one.tobytes() if isinstance(one, np.ndarray) else repr(one).encode()
 
 
 def save_checkpoint(
@@ -98,6 +112,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; it replaces the one before as a whole, or not at all.
 
+    Of several ranks all call this, and the first writes, with the generators of all.
+
     Args:
         path: The file.
         moving: As it is after the last epoch of ``history``.
@@ -108,13 +124,15 @@ def save_checkpoint(
     """
     from safetensors.torch import save
 
+    generators = _generators(moving.fabric)
+    if moving.fabric.global_rank:
+        return
     state = moving.optimizer.state_dict()
-    cpu, device = rng_state(moving.fabric.device)
     tensors = {f"model.{name}": value for name, value in moving.net.state_dict().items()}
     if best != len(history):
         tensors |= {f"kept.{name}": value for name, value in kept.items()}
     tensors |= {f"optimizer.{i}.{name}": v for i, mine in state["state"].items() for name, v in mine.items()}
-    tensors |= {"rng.cpu": cpu} | ({} if device is None else {"rng.device": device})
+    tensors |= generators
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -172,8 +190,28 @@ def load_checkpoint(
     moving.schedule.load_state_dict(facts["schedule"])
     moving.rng.bit_generator.state = facts["rng"]
     moving.fabric.strategy.precision.load_state_dict(facts["precision"])
-    set_rng_state((tensors["rng.cpu"], tensors.get("rng.device")), moving.fabric.device)
+    of = _of_rank(moving.fabric.global_rank)
+    set_rng_state((tensors[f"rng.cpu{of}"], tensors.get(f"rng.device{of}")), moving.fabric.device)
     return [Epoch(**epoch) for epoch in facts["history"]], int(facts["best"]), part("kept.") or weights
+
+
+def _generators(fabric: Any) -> dict[str, Tensor]:
+    """State of torch's generators in every rank, by name."""
+    states = [rng_state(fabric.device)]
+    if fabric.world_size > 1:
+        mine = [None if one is None else one.cpu() for one in states[0]]
+        every: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(every, mine)
+        states = every
+    found: dict[str, Tensor] = {}
+    for rank, (cpu, device) in enumerate(states):
+        found |= {f"rng.cpu{_of_rank(rank)}": cpu}
+        found |= {} if device is None else {f"rng.device{_of_rank(rank)}": device}
+    return found
+
+
+def _of_rank(number: int) -> str:
+    return f".{number}" if number else ""
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,26 @@ from torch import Tensor
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import Endpoint, SurvivalTarget, Target
+from wsikit.cohort.several_outcomes import SeveralTarget
+from wsikit.cohort.splits import check_known
 from wsikit.errors import ConfigError
 from wsikit.tasks.balance import sampling_weights
 from wsikit.tasks.task import Task, Values, create_task
 from wsikit.training.batches import tensors_of
 from wsikit.training.checkpoint import Moving, identity_of, load_checkpoint, save_checkpoint
 from wsikit.training.epoch import Epoch as Epoch
-from wsikit.training.machinery import fabric_of, optimizer_of, schedule_of
+from wsikit.training.machinery import device_of, fabric_of, optimizer_of, schedule_of
 from wsikit.training.model import SlideModel
+from wsikit.training.ranks import in_ranks
 from wsikit.training.scaling import fit_scaling
 from wsikit.training.settings import ModelSettings, TrainingSettings, graph_of
+from wsikit.training.shared_steps import SharedSteps
 from wsikit.training.start import StartReport, load_start
 from wsikit.training.steps import Steps
 
 Rows = npt.NDArray[np.int64]
+RANK_SEED = 1_000_003
+"""Between the seeds of dropout of the devices that train together."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ def fit(
     """Train one model on some patients and stop it by some others.
 
     Linear warm-up and cosine decay; ``training.keep`` says which epoch's weights are kept.
-    Equal arguments give equal weights, bit for bit, on a CPU.
+    Equal arguments give equal weights, bit for bit, on a CPU. Several devices make the steps of one, each with a
+    share of a step's patients, up to rounding and the draws of dropout.
 
     Args:
         bags: Of all patients.
@@ -83,12 +91,38 @@ def fit(
 
     Raises:
         ConfigError: The two groups overlap, the validation patients of a survival task have no event, a graph
-            is asked for that the aggregator does not use, weights to start from that do not fit, or a checkpoint
-            of another training.
+            is asked for that the aggregator does not use, weights to start from that do not fit, a checkpoint
+            of another training, or more devices than there are.
+        WorkerDiedError: One of several devices' processes was killed.
     """
     _check(train, validation, target)
+    device_of(training)
+    job = partial(
+        _fit, bags, endpoint, target, train=train, validation=validation, model=model, training=training,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    if training.devices == 1:
+        return job(watch)
+    threads = max(1, torch.get_num_threads() // training.devices)
+    return in_ranks(job, training.devices, told=watch, threads=threads)
+
+
+def _fit(
+    bags: Bags,
+    endpoint: Endpoint,
+    target: Target,
+    watch: Callable[[Epoch], None],
+    *,
+    train: Rows,
+    validation: Rows,
+    model: ModelSettings,
+    training: TrainingSettings,
+    checkpoint: Path | None,
+) -> FitResult:
+    """The training, in this process: alone, or as one of the ranks, which all do the same but write nothing."""
     graph = graph_of(model)
     fabric = fabric_of(training)
+    alone, writing = fabric.world_size == 1, fabric.global_rank == 0
     task = create_task(endpoint, target.take(train), balance=training.balance)
     drawn = sampling_weights(target.take(train)) if training.balance == "sampling" else None
     given = None if model.init is None else load_start(model.init, bags.encoder)
@@ -102,12 +136,14 @@ def fit(
     with _seeded(training.seed, fabric.device):
         aggregator = create_aggregator(model.aggregator, in_dim=bags.dim, classes=task.outputs, **model.options)
         started = None if given is None else given.into(aggregator)
-        net = SlideModel(aggregator, task.outputs, mean, scale, graph)
+        net = SlideModel(aggregator, task.outputs, mean, scale, graph, free=task.free)
         optimizer = optimizer_of(net, training)
         per_epoch = 1 if task.whole_cohort else math.ceil(len(train) / training.batch_patients)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_of(training, per_epoch))
         _, scaled = fabric.setup(net, optimizer)  # net is moved and converted in place; its wrapper refuses our outputs
-        steps = Steps(fabric, net, scaled, task, bags, target, training)
+        steps = (Steps if alone else SharedSteps)(fabric, net, scaled, task, bags, target, training)
+        if fabric.global_rank:  # every rank drops other units out
+            torch.manual_seed(training.seed + RANK_SEED * fabric.global_rank)
         moving = Moving(net, optimizer, schedule, rng, fabric)
         history: list[Epoch] = []
         best, kept = 0, _copy(net)
@@ -123,12 +159,15 @@ def fit(
             stop = target.take(validation)
             loss, number = float(task.loss(outputs, stop)), len(history) + 1
             rate = float(optimizer.param_groups[0]["lr"])
-            history.append(Epoch(number, float(np.mean(losses)), loss, _score(task, outputs, stop), rate))
+            epoch = Epoch(number, float(np.mean(losses)), loss, _score(task, outputs, stop), rate)
+            history.append(epoch if alone else fabric.broadcast(epoch))  # all have to agree on when to stop
+            loss = history[-1].validation_loss
             if not best or training.keep == "last" or loss < history[best - 1].validation_loss:
                 best, kept = number, _copy(net)
             if checkpoint is not None and identity is not None:
                 save_checkpoint(checkpoint, moving, identity, history=history, best=best, kept=kept)
-            watch(history[-1])
+            if writing:
+                watch(history[-1])
     net.load_state_dict(kept)
     return FitResult(net.cpu().eval(), task, tuple(history), best, started)
 
@@ -159,6 +198,8 @@ def _check(train: Rows, validation: Rows, target: Target) -> None:
         raise ConfigError(f"{len(train)} training and {len(validation)} validation patients, expected some of both")
     if set(train.tolist()) & set(validation.tolist()):
         raise ConfigError("training and validation patients overlap; validation has to be apart to stop the training")
+    if isinstance(target, SeveralTarget):
+        check_known(target.take(train), "training")
     if isinstance(target, SurvivalTarget):
         for name, rows in (("training", train), ("validation", validation)):
             if not target.event[rows].any():

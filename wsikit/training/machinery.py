@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,11 @@ from wsikit.training.settings import TrainingSettings
 def fabric_of(training: TrainingSettings) -> Any:
     """Lightning Fabric on the device and with the precision that are asked for.
 
+    With several devices this is called in each of their processes (see ``wsikit.training.ranks``), and gives one
+    that is connected to the others.
+
     Raises:
-        ConfigError: There is no such device, or it cannot do this precision.
+        ConfigError: There is no such device, not so many, or it cannot do this precision.
     """
     import warnings
 
@@ -25,15 +29,39 @@ def fabric_of(training: TrainingSettings) -> Any:
         warnings.simplefilter("ignore")  # of the libraries that it looks for on import
         from lightning_fabric import Fabric
 
+    accelerator, _, number = device_of(training).partition(":")
+    devices: Any = [int(number)] if number else training.devices
+    try:
+        if training.devices == 1:
+            return Fabric(accelerator=accelerator, devices=devices, precision=training.precision)
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        # named, because under SLURM it would else expect the scheduler to have started the processes
+        together = DDPStrategy(cluster_environment=LightningEnvironment())
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=training.precision, strategy=together)
+    except Exception as e:
+        raise ConfigError(f"training device {training.device!r} with {training.precision!r}: {e}") from e
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # in this process alone: it announces every rank
+    fabric.launch()
+    return fabric
+
+
+def device_of(training: TrainingSettings) -> str:
+    """The device that is asked for; of ``auto`` a GPU where there is one.
+
+    Raises:
+        ConfigError: There are fewer GPUs than are asked for.
+    """
     device = training.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    accelerator, _, number = device.partition(":")
-    devices: Any = [int(number)] if number else 1
-    try:
-        return Fabric(accelerator=accelerator, devices=devices, precision=training.precision)
-    except Exception as e:
-        raise ConfigError(f"training device {training.device!r} with {training.precision!r}: {e}") from e
+    if training.devices > 1 and device == "cuda" and torch.cuda.device_count() < training.devices:
+        raise ConfigError(
+            f"training: devices is {training.devices}, and there are {torch.cuda.device_count()} GPUs here; ask for "
+            "fewer, or for processes of the CPU (device: cpu)"
+        )
+    return device
 
 
 def optimizer_of(net: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:

@@ -36,6 +36,7 @@ class SlideModel(nn.Module):
         mean: (D,) of the features, subtracted.
         scale: (D,) factors or (D, D) matrix that the rest is multiplied by.
         graph: Which tiles are joined by the edges that it is given; None where it is given none.
+        free: How many numbers are learnt that depend on no bag; they follow the outputs of each.
     """
 
     mean: Tensor
@@ -48,6 +49,8 @@ class SlideModel(nn.Module):
         mean: npt.NDArray[np.float32] | None = None,
         scale: npt.NDArray[np.float32] | None = None,
         graph: GraphSettings | None = None,
+        *,
+        free: int = 0,
     ) -> None:
         super().__init__()
         if aggregator.classes not in (None, outputs):
@@ -64,6 +67,7 @@ class SlideModel(nn.Module):
         # early (few patients, noisy validation) that noise would be reported as a prediction.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.free = nn.Parameter(torch.zeros(free)) if free else None
 
     def scaled(self, x: Tensor) -> Tensor:
         """Features (sum N, D) as the aggregator is given them."""
@@ -71,11 +75,17 @@ class SlideModel(nn.Module):
         return x @ self.scale if self.scale.ndim == 2 else x * self.scale
 
     def forward(self, x: Tensor, offsets: Tensor, grid: Tensor, edges: Tensor | None = None) -> SlideModelOutput:
-        """Packed bags x (sum N, D) float16 -> outputs (B, K)."""
+        """Packed bags x (sum N, D) float16 -> outputs (B, K), or (B, K + F) with F free numbers."""
         found: AggregatorOutput = self.aggregator(self.scaled(x), offsets=offsets, grid=grid, edges=edges)
-        if found.bag_logits is not None:
-            return SlideModelOutput(found.bag_logits, found)
-        if self.aggregator.classes is None:
-            return SlideModelOutput(self.head(found.embedding), found)  # (B, K)
-        outputs = (found.embedding * self.head.weight).sum(-1) + self.head.bias  # (B, C, E) -> (B, C)
+        outputs = self._outputs(found)
+        if self.free is not None:
+            outputs = torch.cat([outputs, self.free.to(outputs.dtype).expand(len(outputs), -1)], 1)  # (B, K + F)
         return SlideModelOutput(outputs, found)
+
+    def _outputs(self, found: AggregatorOutput) -> Tensor:
+        if found.bag_logits is not None:
+            return found.bag_logits
+        if self.aggregator.classes is None:
+            outputs: Tensor = self.head(found.embedding)  # (B, K)
+            return outputs
+        return (found.embedding * self.head.weight).sum(-1) + self.head.bias  # (B, C, E) -> (B, C)

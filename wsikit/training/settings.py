@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wsikit.aggregators.registry import aggregator_card
 from wsikit.cohort.graphs import GraphSettings
@@ -106,6 +106,8 @@ class TrainingSettings(Strict):
         scaling: How features are brought to one scale, fitted on the training patients: ``patients``,
             ``whiten-patients``, ``standardise``, ``whiten`` or ``none``; see ``wsikit.training.scaling``.
         device: As torch names it, or ``auto``.
+        devices: So many GPUs (or with ``cpu`` processes) train one model together, on this machine. Steps are those of
+            a single one: they share its patients. Each has ``cache_gb`` of its own.
         precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ...
         seed: Of weights, order and dropout.
     """
@@ -128,5 +130,15 @@ class TrainingSettings(Strict):
     clip: Annotated[float, Field(gt=0)] = 1.0
     scaling: Scaling = "patients"
     device: str = "auto"
+    devices: Annotated[int, Field(ge=1)] = 1
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> TrainingSettings:
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(
+                f"device {self.device!r} is a single one, and devices is {self.devices}; "
+                f"write device: {self.device.partition(':')[0]}, or leave 'devices' out"
+            )
+        return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget
+from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
 from wsikit.cohort.several_labels import LabelsTarget
 from wsikit.cohort.sites import sites_of
 from wsikit.cohort.table import Cohort
@@ -117,6 +117,7 @@ def _linked(cohort: Cohort, rows: Codes, group: Codes, asked: AuditSettings) -> 
         share_known = (positive & known).sum(0) / np.maximum(known.sum(0), 1)
         columns = np.where(known, positive, share_known)  # who is not known is as the others are
     else:
+        assert isinstance(target, ContinuousTarget)  # several outcomes are audited one by one
         columns = np.argsort(np.argsort(target.value[rows]))[:, None].astype(np.float64)
     centred = columns - columns.mean(0)
     whole = float((centred**2).sum())

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassLabel, ClassTarget, Endpoint, endpoint_from
+from wsikit.cohort.several_outcomes import Several
 from wsikit.cohort.split_files import load_splits
 from wsikit.cohort.splits import within
 from wsikit.cohort.table import SLIDE, Cohort, load_cohort, read_rows
 from wsikit.errors import ConfigError
+from wsikit.evaluation.run_files import OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def audited(
         raise ConfigError(f"{target}: a run does not record where its stores are; name them with --store")
     facts: dict[str, Any] = json.loads(run.read_text(encoding="utf-8"))
     endpoint = endpoint_from(facts["endpoint"])
+    if isinstance(endpoint, Several):
+        one = Path(target) / OUTCOMES / endpoint.names[0]
+        raise ConfigError(f"{target}: a run of several outcomes; name the folder of one of them, such as {one}")
     cohort = load_cohort(
         table, endpoint=endpoint, stores=list(stores), encoder=facts["encoder"], missing_slides="exclude"
     )
