@@ -23,6 +23,7 @@ from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import (
     REPEAT_SEED,
     MemberResult,
+    Spread,
     check_start,
     fit_members,
     forget_other_models,
@@ -36,6 +37,7 @@ from wsikit.evaluation.run_files import write_run
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
 from wsikit.evaluation.subgroups import Subgroup, subgroups_of
+from wsikit.evaluation.tuning.folds import ON_THESE_PATIENTS, check_tuned
 from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.processes import cores
 from wsikit.tasks.task import Task, Values, create_task
@@ -43,7 +45,13 @@ from wsikit.tasks.task import Task, Values, create_task
 Say = Callable[[str], None]
 
 
-def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = lambda line: None) -> CrossvalResult:
+def crossval(
+    experiment: Experiment,
+    *,
+    workers: int | None = None,
+    spread: Spread | None = None,
+    say: Say = lambda line: None,
+) -> CrossvalResult:
     """Cross-validate a model on a cohort.
 
     For every fold ``splits.inner_folds`` models are fitted on its other patients, each watched by
@@ -59,6 +67,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     Args:
         experiment: From :func:`wsikit.evaluation.settings.load_experiment`.
         workers: Processes; default one for each core.
+        spread: Instead of them: gives the results of a function in the order of the jobs, as
+            :func:`wsikit.evaluation.tuning.workers.crew_map` does on a cluster.
         say: Called with a line of text at each step.
 
     Raises:
@@ -76,7 +86,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     for reason, count in cohort.excluded.items():
         say(f"  left out: {count} x {reason}")
     groups_wanted = subgroups_of(cohort, experiment.evaluation.subgroups)
-    dealt = [_splits(experiment, cohort, number) for number in range(experiment.splits.repeats)]
+    dealt = [splits_of(experiment, cohort, number) for number in range(experiment.splits.repeats)]
+    check_tuned(experiment, dealt)
     audit = _audited(dealt, cohort, experiment)
     for leak in audit.leaks:
         say(f"  LEAK: {leak}")
@@ -114,7 +125,7 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
 
     facts = bundle_facts(cohort, manifest)
     count = min(workers or cores(), len(jobs))
-    every = fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
+    every = fit_members(experiment, cohort, jobs, facts=facts, workers=count, spread=spread, done=told)
     task = create_task(endpoint, cohort.target)
     members = [m for m in every if m.job.repeat == 0]
     prediction, attention = _average(members, len(cohort), len(task.columns))
@@ -122,6 +133,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
     threshold = _thresholds(members, cohort.target, fold, out)
     notes = [*audit.leaks, *_notes(prediction, fold, cohort)]
+    if experiment.tuned is not None and not experiment.tuned.folds:
+        notes.insert(0, ON_THESE_PATIENTS.format(trials=experiment.tuned.trials))
     repeats = _repeats(every, dealt, folds, cohort, task, out, notes)
     rounds = [one.round for one in repeats]
     groups, test = _groups(members, prediction, cohort.target, fold, experiment, notes)
@@ -163,7 +176,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     return result
 
 
-def _splits(experiment: Experiment, cohort: Cohort, repeat: int) -> Splits:
+def splits_of(experiment: Experiment, cohort: Cohort, repeat: int) -> Splits:
+    """The folds of one cross-validation of an experiment, checked."""
     wanted, seed = experiment.splits, experiment.splits.seed + REPEAT_SEED * repeat
     if wanted.kind == "leave-one-site-out":
         assert wanted.site is not None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wsikit.errors import ConfigError
+from wsikit.evaluation.tuning.settings import Tuned, TuneSettings
 from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import JOIN
@@ -89,6 +90,8 @@ class Experiment(Strict):
         training: The loop.
         splits: The folds.
         evaluation: The numbers.
+        tune: What ``wsikit tune`` tries.
+        tuned: What it found; of its ``best.yaml``.
         name: For the report's title.
         out: Folder for the results.
     """
@@ -102,6 +105,8 @@ class Experiment(Strict):
     training: TrainingSettings = TrainingSettings()
     splits: SplitSettings = SplitSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tune: TuneSettings = TuneSettings()
+    tuned: Tuned | None = None
     name: str = ""
     out: Path = Path("run")
 

@@ -21,6 +21,7 @@ from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import bags_of, check_start
 from wsikit.evaluation.risk_groups import training_cuts
 from wsikit.evaluation.settings import Experiment
+from wsikit.evaluation.tuning.folds import check_tuned_model
 from wsikit.store.objects import write_atomic
 from wsikit.training.bundle import Bundle, save_bundle
 from wsikit.training.checkpoint import history_of
@@ -97,8 +98,9 @@ def train(
     say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
     for reason, count in cohort.excluded.items():
         say(f"  left out: {count} x {reason}")
-    splits = _splits(experiment, cohort, fold)
+    splits = roles_of(experiment, cohort, fold)
     roles = splits.folds[0]
+    check_tuned_model(experiment, roles)
     rows, watching = cohort.index(roles.train), cohort.index(roles.validation)
     graph_of(experiment.model)
     started = check_start(experiment, cohort)
@@ -143,7 +145,7 @@ def train(
     return TrainResult(bundle, cohort, roles, found.history, found.best, len(before), started)
 
 
-def _splits(experiment: Experiment, cohort: Cohort, number: int | None) -> Splits:
+def roles_of(experiment: Experiment, cohort: Cohort, number: int | None) -> Splits:
     """One fold: who trains, who watches, and who is left out."""
     wanted = experiment.splits
     if wanted.file is None:
