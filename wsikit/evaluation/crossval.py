@@ -30,6 +30,7 @@ from wsikit.evaluation.members import (
     plan_members,
     with_threshold,
 )
+from wsikit.evaluation.nested import cost_words, nested_metric, plan_pairs
 from wsikit.evaluation.probe import probe_predictions
 from wsikit.evaluation.result import CrossvalResult, ModelResult, Repeat, Round, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
@@ -106,17 +107,23 @@ def crossval(
         manifest["splits hash of repeats"] = [one.hash for one in dealt]
 
     jobs = [job for number, one in enumerate(dealt) for job in plan_members(experiment, cohort, one, repeat=number)]
+    pairs = plan_pairs(experiment, cohort, dealt) if experiment.evaluation.nested else []
     create_aggregator(experiment.model.aggregator, in_dim=bags.dim, **experiment.model.options)
     check_start(experiment, cohort)
     # nothing is refused from here on: the models of an earlier run, with other folds, may go
-    kept = forget_other_models(experiment, cohort, jobs, bags)
+    kept = forget_other_models(experiment, cohort, [*jobs, *pairs], bags)
     if kept:
-        say(f"{kept} of {len(jobs)} models are there already, fitted with the same settings on the same patients")
+        planned = len(jobs) + len(pairs)
+        say(f"{kept} of {planned} models are there already, fitted with the same settings on the same patients")
     times = f"{len(dealt)} x " if len(dealt) > 1 else ""
     say(f"fitting {len(jobs)} models: {times}{len(splits.folds)} folds x {experiment.splits.inner_folds}")
+    if pairs:
+        say(cost_words(pairs, cohort.target))
     left = Counter((job.repeat, job.fold) for job in jobs)
 
     def told(result: MemberResult) -> None:
+        if result.job.second is not None:
+            return
         at = (result.job.repeat, result.job.fold)
         left[at] -= 1
         if not left[at]:
@@ -125,8 +132,9 @@ def crossval(
 
     facts = bundle_facts(cohort, manifest)
     count = min(workers or cores(), len(jobs))
-    every = fit_members(experiment, cohort, jobs, facts=facts, workers=count, spread=spread, done=told)
+    fitted = fit_members(experiment, cohort, [*jobs, *pairs], facts=facts, workers=count, spread=spread, done=told)
     task = create_task(endpoint, cohort.target)
+    every = [m for m in fitted if m.job.second is None]
     members = [m for m in every if m.job.repeat == 0]
     prediction, attention = _average(members, len(cohort), len(task.columns))
 
@@ -141,6 +149,9 @@ def crossval(
     settings = experiment.evaluation
     name = f"{experiment.model.aggregator} on {experiment.encoder}"
     metrics = metrics_of(task, prediction, cohort.target, fold, settings, threshold=threshold, repeats=rounds)
+    if pairs:
+        twice = [m for m in fitted if m.job.second is not None]
+        metrics += (nested_metric(twice, [prediction, *(r.prediction for r in rounds)], folds, cohort.target),)
     model = ModelResult(name, prediction, metrics)
     tables = _simple_features(experiment, cohort, bags, sizes, notes)
     baselines, others_again = [], []

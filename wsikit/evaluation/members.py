@@ -54,6 +54,7 @@ class MemberJob:
         validation: Of those that watch it.
         test: Of those that it predicts.
         repeat: Of which cross-validation, from 0.
+        second: A second fold that it has not seen and predicts, of a nested cross-validation.
     """
 
     fold: int
@@ -62,6 +63,7 @@ class MemberJob:
     validation: Rows
     test: Rows
     repeat: int = 0
+    second: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _fit_one(
                 bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,
                 model=experiment.model, training=_training(experiment, job),
             )  # fmt: skip
-        prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=True)
+        prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=job.second is None)
         rest, _ = predict(found.model, found.task, bags, np.concatenate([job.train, job.validation]))
     finally:
         torch.set_num_threads(threads)
@@ -221,6 +223,8 @@ def member_path(job: MemberJob) -> Path:
     folder = Path("models")
     if job.repeat:  # in a folder of their own: 'wsikit predict' averages the first cross-validation's models
         folder = folder / f"repeat-{job.repeat + 1}"
+    if job.second is not None:
+        return folder / "nested" / f"fold-{job.fold}-{job.second}-{job.number}.safetensors"
     return folder / f"fold-{job.fold}-{job.number}.safetensors"
 
 

@@ -66,6 +66,8 @@ class EvaluationSettings(Strict):
         subgroups: Columns of the table in whose groups everything is measured again: ``site``, ``sex``; numbers are
             cut, ``age:65`` (below 65, and 65 or more).
         heatmaps: Slides with the best and with the worst predictions that are drawn, of each so many.
+        nested: Also fit models without each two folds, for an interval of the Brier score (or the squared error)
+            that is not conditional on the fitted models: (folds - 1) / 2 times as many models more.
         faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
@@ -75,6 +77,7 @@ class EvaluationSettings(Strict):
     subgroups: tuple[str, ...] = ()
     heatmaps: Annotated[int, Field(ge=0)] = 3
     faithfulness: Annotated[int, Field(ge=0)] = 19
+    nested: bool = False
 
 
 class Experiment(Strict):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wsikit.cohort.bags import Bags
 from wsikit.evaluation.result import CrossvalResult
+from wsikit.evaluation.tuning.folds import budget_words
 from wsikit.reports.cases import case_groups
 from wsikit.reports.evidence import Evidence, evidence_of
 from wsikit.reports.heatmap import draw_heatmap, encoded, split_attention
@@ -130,6 +131,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
         splits_hash=result.splits.hash,
         splits_made=splits_made(result),
         training=training,
+        tuning=budget_words(result.manifest.get("tuning")),
         groups=[(name, shown) for name, shown in groups if shown],
         has_attention=any(weights is not None for weights in result.attention),
         provenance=list(flat(result.manifest)),

@@ -17,6 +17,10 @@ ON_THESE_PATIENTS = (
 )
 
 
+ON_THESE, ON_OTHERS = "these patients", "each fold's other patients"
+"""On whom settings were chosen."""
+
+
 def of_fold(experiment: Experiment, repeat: int, fold: int) -> Experiment:
     """The experiment with the settings that were tuned for a fold; as it is where none were."""
     if experiment.tuned is None or not experiment.tuned.folds:
@@ -78,16 +82,16 @@ def tuning_facts(experiment: Experiment) -> dict[str, Any] | None:
         return None
     return {
         "trials": tuned.trials,
-        "chosen on": "each fold's other patients" if tuned.folds else "these patients",
+        "chosen on": ON_OTHERS if tuned.folds else ON_THESE,
         **tuned.model_dump(mode="json", include={"studies", "fits", "epochs", "cpu_hours", "failed", "metric"}),
     }
 
 
 def budget_words(facts: dict[str, Any] | None) -> str:
-    """``none``, or ``20 trials for each fold (300 fits, 12,000 epochs, 0.4 CPU hours)``."""
+    """``none``, or ``20 trials in each fold, on its other patients (400 fits, 9,000 epochs, 2 CPU hours in all)``."""
     if not facts:
         return "none"
-    where = "for each fold, on its other patients" if facts["chosen on"] != "these patients" else "on all patients"
+    where = "on these patients" if facts["chosen on"] == ON_THESE else "in each fold, on its other patients"
     return (
         f"{facts['trials']} trial{'' if facts['trials'] == 1 else 's'} {where} ({facts['fits']:,} fits, "
         f"{facts['epochs']:,} epochs, {facts['cpu_hours']:.2g} CPU hours in all)"

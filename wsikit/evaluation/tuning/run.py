@@ -151,7 +151,7 @@ def tune(
             stack.enter_context(crew()) if crew is not None else _processes(stack, workers or cores(), total - done)
         )
         fitter: Fitter = (
-            Here(_data(experiment, cohort)) if opened is None else OnCrew(opened, _data(experiment, cohort))
+            Here(data_of(experiment, cohort)) if opened is None else OnCrew(opened, data_of(experiment, cohort))
         )
         search(plans, studies, fitter, endpoint=endpoint, settings=wanted, told=told)
         results = [_result(plan, study, wanted) for plan, study in zip(plans, studies, strict=True)]
@@ -208,7 +208,8 @@ def _cost_words(experiment: Experiment, plans: list[StudyPlan], space: Space) ->
     )
 
 
-def _data(experiment: Experiment, cohort: Cohort) -> TrialData:
+def data_of(experiment: Experiment, cohort: Cohort) -> TrialData:
+    """What every fit of a tuning is given."""
     bags: Bags = bags_of(experiment, cohort)
     return TrialData(
         token=uuid.uuid4().hex,
