@@ -50,8 +50,10 @@ def test_nothing_leaves_the_paper_or_lies_upon_another(settings):
     boxes += [(a.get_xlabel(), a.xaxis.label.get_window_extent()) for a in figure.axes]
     boxes += [("axes", a.get_window_extent()) for a in figure.axes]
     for number, (name, box) in enumerate(boxes):
-        assert box.x0 >= 0 and box.x1 <= figure.bbox.width, name
-        assert box.y0 >= 0 and box.y1 <= figure.bbox.height, name
+        assert box.x0 >= 0, name
+        assert box.x1 <= figure.bbox.width, name
+        assert box.y0 >= 0, name
+        assert box.y1 <= figure.bbox.height, name
         assert not any(box.overlaps(other) for _, other in boxes[:number]), name
 
 

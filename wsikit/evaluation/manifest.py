@@ -24,7 +24,7 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
     ``store digest`` covers every tile and feature that was used; ``splits hash`` every role of every
     patient. Two runs with equal hashes and versions on a CPU give equal numbers.
     """
-    settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores", "tune"})
+    settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores", "tune", "log"})
     if experiment.model.init is not None:  # its content is what counts, and where it lay is nobody's business
         settings["model"]["init"] = {"file": experiment.model.init.name, "sha256": sha256_file(experiment.model.init)}
     graph = graph_of(experiment.model)

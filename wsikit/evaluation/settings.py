@@ -14,6 +14,7 @@ from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import JOIN
 from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
+from wsikit.training.wandb_log import LogSettings
 
 
 class SplitSettings(Strict):
@@ -95,6 +96,7 @@ class Experiment(Strict):
         evaluation: The numbers.
         tune: What ``wsikit tune`` tries.
         tuned: What it found; of its ``best.yaml``.
+        log: Where ``wsikit train`` logs its epochs beside ``history.csv`` and TensorBoard.
         name: For the report's title.
         out: Folder for the results.
     """
@@ -110,6 +112,7 @@ class Experiment(Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     tune: TuneSettings = TuneSettings()
     tuned: Tuned | None = None
+    log: LogSettings = LogSettings()
     name: str = ""
     out: Path = Path("run")
 

@@ -30,6 +30,7 @@ from wsikit.training.fit import FitResult, fit, predict
 from wsikit.training.log import TrainingLog
 from wsikit.training.settings import graph_of
 from wsikit.training.start import StartReport
+from wsikit.training.wandb_log import WandbLog
 
 Say = Callable[[str], None]
 Rows = npt.NDArray[np.int64]
@@ -117,10 +118,12 @@ def train(
         bags.count(position)
     manifest = build_manifest(experiment, cohort, splits, bags)
     save_splits(splits, out / "splits.csv")
-    log = TrainingLog(out, before)
+    logs = _logs(experiment, before)
+    failed = True
 
     def told(epoch: Epoch) -> None:
-        log(epoch)
+        for log in logs:
+            log(epoch)
         watch(epoch)
 
     try:
@@ -128,8 +131,10 @@ def train(
             bags, endpoint, cohort.target, train=rows, validation=watching, model=experiment.model,
             training=experiment.training, watch=told, checkpoint=out / CHECKPOINT,
         )  # fmt: skip
+        failed = False
     finally:
-        log.close()
+        for log in logs:
+            log.close(failed=failed)
     facts = bundle_facts(cohort, manifest) | {
         "aggregator": {"name": experiment.model.aggregator, "options": experiment.model.options},
         "in_dim": found.model.aggregator.in_dim,
@@ -143,6 +148,19 @@ def train(
     for partial in out.glob("*.partial"):  # of a call that was killed while it wrote
         partial.unlink()
     return TrainResult(bundle, cohort, roles, found.history, found.best, len(before), started)
+
+
+def _logs(experiment: Experiment, before: tuple[Epoch, ...]) -> list[TrainingLog | WandbLog]:
+    """What is asked for first: where it cannot begin, no other has begun."""
+    logs: list[TrainingLog | WandbLog] = []
+    if experiment.log.wandb is not None:
+        config = {
+            "encoder": experiment.encoder,
+            "model": experiment.model.model_dump(mode="json", exclude={"init"}),
+            "training": experiment.training.model_dump(mode="json"),
+        }
+        logs.append(WandbLog(experiment.out, experiment.log, name=experiment.name, config=config, before=before))
+    return [*logs, TrainingLog(experiment.out, before)]
 
 
 def roles_of(experiment: Experiment, cohort: Cohort, number: int | None) -> Splits:
