@@ -191,6 +191,13 @@ def test_an_option_that_no_model_takes_is_refused_before_anything_is_fitted(plan
     assert not (tmp_path / "out").exists()
 
 
+def test_a_nested_estimate_is_refused_before_anything_is_fitted(planted, experiment, tmp_path):
+    given = experiment(planted, tmp_path / "out", tune=TUNE, evaluation={"nested": True})
+    with pytest.raises(ConfigError, match="each pair of folds would need a study of its own"):
+        tune(given, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_settings_of_other_folds_and_of_other_patients_are_refused(tuned, tmp_path):
     _, found = tuned
     other = found.best.splits.model_copy(update={"seed": 1})

@@ -178,6 +178,10 @@ def _planned(
     experiment: Experiment, cohort: Cohort, purpose: Purpose, fold: int | None
 ) -> tuple[list[Splits], list[StudyPlan], str | None]:
     """Splits of the estimate, every study, and a hash of the patients of the final model's."""
+    if experiment.evaluation.nested and purpose != "model":
+        raise ConfigError(
+            "evaluation.nested: each pair of folds would need a study of its own; leave 'nested' out while tuning"
+        )
     dealt = [] if purpose == "model" else [splits_of(experiment, cohort, n) for n in range(experiment.splits.repeats)]
     plans = plan_folds(experiment, cohort, dealt)
     if purpose == "estimate" or (purpose == "both" and experiment.splits.file is not None and fold is None):
@@ -203,7 +207,8 @@ def _cost_words(experiment: Experiment, plans: list[StudyPlan], space: Space) ->
     parts = sum(len(plan.parts) for plan in plans)
     trials = experiment.tune.trials
     return (
-        f"tuning {', '.join(name.rpartition('.')[2] for name in space)}: {len(plans)} studies of {trials} trials, "
+        f"tuning {', '.join(name.rpartition('.')[2] for name in space)}: {trials} trials in each of {len(plans)} "
+        f"stud{'y' if len(plans) == 1 else 'ies'}, "
         f"{trials * parts:,} fits on inner folds"
     )
 
