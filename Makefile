@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
-EXTRAS := encoders,segmenters,dicom,cluster,cloud,logging,scverse,docs,test
+EXTRAS := encoders,segmenters,dicom,cluster,cloud,logging,tune,wandb,scverse,docs,test
 
 .PHONY: setup demo lint test test-full bench docs
 

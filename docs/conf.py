@@ -108,14 +108,17 @@ def settings_page() -> str:
 
     from wsikit.cohort.endpoints import ClassLabel, Continuous, Survival
     from wsikit.evaluation.settings import EvaluationSettings, Experiment, SplitSettings
+    from wsikit.evaluation.tuning.settings import TuneSettings
     from wsikit.training.settings import ModelSettings, TrainingSettings
+    from wsikit.training.wandb_log import LogSettings
 
     parts = [
         "# Settings of a cross-validation\n\nThe YAML file of `wsikit crossval`. Paths are relative to the file. "
         "An unknown setting is an error. The options of each aggregator are on the page [Names](names.md).\n"
     ]
     sections = {"": Experiment, "model": ModelSettings, "training": TrainingSettings,
-                "splits": SplitSettings, "evaluation": EvaluationSettings}  # fmt: skip
+                "splits": SplitSettings, "evaluation": EvaluationSettings, "tune": TuneSettings,
+                "log": LogSettings}  # fmt: skip
     for section, model in sections.items():
         said = described(model)
         rows = []

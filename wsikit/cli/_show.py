@@ -255,7 +255,9 @@ def metrics_table(console: Console, result: CrossvalResult) -> None:
             f"risk groups at the training folds' medians: log-rank p = {test.p_permutation:.4f} by permutation",
             highlight=False,
         )
-    console.print("intervals: over patients, conditional on the fitted models; pairs compared inside folds only")
+    console.print(
+        "intervals, unless noted: over patients, conditional on the fitted models; pairs compared inside folds only"
+    )
 
 
 def audit_table(console: Console, audit: SplitAudit) -> None:

@@ -37,7 +37,7 @@ def command(
     from wsikit.cli._show import stdout_console
     from wsikit.cohort.endpoints import endpoint_from
     from wsikit.evaluation.comparison import compare_runs
-    from wsikit.evaluation.run_files import read_external, read_run
+    from wsikit.evaluation.run_files import NOT_RECORDED, read_external, read_run
     from wsikit.evaluation.settings import load_experiment
     from wsikit.reports.comparison import p_text, write_comparison
 
@@ -57,5 +57,10 @@ def command(
         delong = "" if d.delong is None else p_text(d.delong.p)
         table.add_row(f"{d.first} minus {d.second}", f"{d.value:+.3f}", ends, p_text(d.p), p_text(d.p_holm), delong)
     console.print(table)
+    if any(budget != NOT_RECORDED for budget in found.tuning):
+        for name, budget in zip(found.names, found.tuning, strict=True):
+            console.print(f"tuning of {name}: {budget}", highlight=False, markup=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print("intervals and p: over patients, conditional on the fitted models", highlight=False)
     console.print(f"open: {page}", highlight=False, soft_wrap=True)

@@ -59,6 +59,8 @@ class Comparison:
         patients: How many.
         held_out: Whether the patients are no run's own.
         endpoint: What is predicted, for headings.
+        tuning: How much each run was tuned, in words.
+        notes: What makes the comparison unfair.
     """
 
     metric: str
@@ -68,6 +70,8 @@ class Comparison:
     patients: int
     held_out: bool
     endpoint: str
+    tuning: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def compare_runs(runs: Sequence[StoredRun], *, draws: int = 2000, level: float = 0.95, seed: int = 0) -> Comparison:
@@ -122,7 +126,29 @@ def compare_runs(runs: Sequence[StoredRun], *, draws: int = 2000, level: float =
         for (i, j), gap, one, corrected in zip(pairs, gaps, p, holm(p), strict=True)
     )  # fmt: skip
     held_out = all(run.held_out for run in runs)
-    return Comparison(task.metric, names, values, differences, count, held_out, first.endpoint.title)
+    return Comparison(
+        task.metric, names, values, differences, count, held_out, first.endpoint.title,
+        tuning=tuple(run.tuning for run in runs), notes=tuple(_unfair(runs, names)),
+    )  # fmt: skip
+
+
+def _unfair(runs: Sequence[StoredRun], names: Sequence[str]) -> list[str]:
+    """Budgets that are not equal, and settings chosen on the patients that are compared."""
+    notes, trials = [], [run.trials for run in runs]
+    known = [(name, n) for name, n in zip(names, trials, strict=True) if n is not None]
+    if len({n for _, n in known}) > 1:
+        listed = ", ".join(f"{name} {n or 'no'} trial{'' if n == 1 else 's'}" for name, n in known)
+        notes.append(
+            f"Tuned unequally: {listed}. Part of a difference may be the search and not the model; give every method "
+            "the same number of trials."
+        )
+    here = [name for name, run in zip(names, runs, strict=True) if run.chosen_here]
+    if here:
+        notes.append(
+            f"The settings of {', '.join(here)} were chosen on these same patients: such a number is too good; compare "
+            "what 'wsikit tune --for estimate' wrote."
+        )
+    return notes
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -12,20 +12,28 @@ from wsikit.cohort.several_outcomes import Several
 from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.fitting import Fitted, fit_all
-from wsikit.evaluation.members import MemberResult, with_threshold
+from wsikit.evaluation.members import MemberResult, Spread, with_threshold
+from wsikit.evaluation.nested import nested_metric
 from wsikit.evaluation.result import CrossvalResult, ModelResult, Repeat, Round, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank, risk_groups, training_cuts
 from wsikit.evaluation.run_files import write_run
 from wsikit.evaluation.scores import differences_of, metrics_of
 from wsikit.evaluation.settings import Experiment
 from wsikit.evaluation.subgroups import Subgroup, subgroups_of
+from wsikit.evaluation.tuning.folds import ON_THESE_PATIENTS
 from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.tasks.task import Task, Values, create_task
 
 Say = Callable[[str], None]
 
 
-def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = lambda line: None) -> CrossvalResult:
+def crossval(
+    experiment: Experiment,
+    *,
+    workers: int | None = None,
+    spread: Spread | None = None,
+    say: Say = lambda line: None,
+) -> CrossvalResult:
     """Cross-validate a model on a cohort.
 
     For every fold ``splits.inner_folds`` models are fitted on its other patients, each watched by
@@ -44,6 +52,8 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     Args:
         experiment: From :func:`wsikit.evaluation.settings.load_experiment`.
         workers: Processes; default one for each core.
+        spread: Instead of them: gives the results of a function in the order of the jobs, as
+            :func:`wsikit.evaluation.tuning.workers.crew_map` does on a cluster.
         say: Called with a line of text at each step.
 
     Raises:
@@ -52,7 +62,7 @@ def crossval(experiment: Experiment, *, workers: int | None = None, say: Say = l
     """
     if isinstance(endpoint_from(experiment.endpoint), Several):
         raise ConfigError("endpoint of kind 'several': each outcome has results of its own; call crossval_several")
-    fitted = fit_all(experiment, workers=workers, say=say)
+    fitted = fit_all(experiment, workers=workers, spread=spread, say=say)
     say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
     result = measured(fitted)
     write_run(result)
@@ -74,11 +84,15 @@ def measured(fitted: Fitted) -> CrossvalResult:
     prediction, attention = _average(members, len(cohort), len(task.columns))
     threshold = _thresholds(members, target, fold, fitted)
     notes = [*fitted.audit.leaks, *_notes(prediction, fold, cohort)]
+    if experiment.tuned is not None and not experiment.tuned.folds:
+        notes.insert(0, ON_THESE_PATIENTS.format(trials=experiment.tuned.trials))
     repeats = _repeats(fitted.members, folds, task, fitted, notes)
     rounds = [one.round for one in repeats]
     groups, test = _groups(members, prediction, target, fold, fitted, notes)
     name = f"{experiment.model.aggregator} on {experiment.encoder}"
     metrics = metrics_of(task, prediction, target, fold, settings, threshold=threshold, repeats=rounds)
+    if fitted.pairs:
+        metrics += (nested_metric(fitted.pairs, [prediction, *(r.prediction for r in rounds)], folds, target),)
     model = ModelResult(name, prediction, metrics)
     baselines, others_again = [], []
     if fitted.scratch:

@@ -28,15 +28,18 @@ from wsikit.evaluation.members import (
     REPEAT_SEED,
     MemberJob,
     MemberResult,
+    Spread,
     check_start,
     fit_members,
     forget_other_models,
     plan_members,
 )
+from wsikit.evaluation.nested import cost_words, plan_pairs
 from wsikit.evaluation.probe import probe_predictions
 from wsikit.evaluation.settings import Experiment
 from wsikit.evaluation.subgroups import subgroups_of
 from wsikit.evaluation.tile_maps import check_map_kind
+from wsikit.evaluation.tuning.folds import check_tuned
 from wsikit.processes import cores
 from wsikit.tasks.task import Values, create_task
 from wsikit.training.bundle import read_bundle
@@ -70,6 +73,7 @@ class Fitted:
         audit: Of the first.
         manifest: For ``run.json``.
         members: The models of all repeats, and what they say of each patient.
+        pairs: Of a nested cross-validation those without each two folds; else none.
         scratch: The same, trained from scratch, where the experiment's start from given weights; else none.
         simple: Models to compare with.
         notes: What is to be told of them.
@@ -83,6 +87,7 @@ class Fitted:
     audit: SplitAudit
     manifest: dict[str, Any]
     members: tuple[MemberResult, ...]
+    pairs: tuple[MemberResult, ...]
     scratch: tuple[MemberResult, ...]
     simple: tuple[SimpleModel, ...]
     notes: tuple[str, ...]
@@ -90,7 +95,13 @@ class Fitted:
     first_column: int = 0
 
 
-def fit_all(experiment: Experiment, *, workers: int | None = None, say: Say = lambda line: None) -> Fitted:
+def fit_all(
+    experiment: Experiment,
+    *,
+    workers: int | None = None,
+    spread: Spread | None = None,
+    say: Say = lambda line: None,
+) -> Fitted:
     """Fit every model of a cross-validation, several at once.
 
     Written into ``experiment.out``: the splits of each repeat, and ``models/``.
@@ -99,6 +110,7 @@ def fit_all(experiment: Experiment, *, workers: int | None = None, say: Say = la
         experiment: What is asked.
         workers: Processes; default one for each core. Where several devices train one model, models are fitted one
             after the other.
+        spread: Instead of them: gives the results of a function in the order of the jobs.
         say: Called with a line of text at each step.
 
     Raises:
@@ -115,7 +127,8 @@ def fit_all(experiment: Experiment, *, workers: int | None = None, say: Say = la
     for reason, count in cohort.excluded.items():
         say(f"  left out: {count} x {reason}")
     subgroups_of(cohort, experiment.evaluation.subgroups)
-    dealt = [_splits(experiment, cohort, number) for number in range(experiment.splits.repeats)]
+    dealt = [splits_of(experiment, cohort, number) for number in range(experiment.splits.repeats)]
+    check_tuned(experiment, dealt)
     audit = _audited(dealt, cohort, experiment)
     for leak in audit.leaks:
         say(f"  LEAK: {leak}")
@@ -140,26 +153,28 @@ def fit_all(experiment: Experiment, *, workers: int | None = None, say: Say = la
     kept = forget_other_models(experiment, cohort, jobs, bags)
     if kept:
         say(f"{kept} of {len(jobs)} models are there already, fitted with the same settings on the same patients")
-    every = _fit(experiment, cohort, jobs, dealt, bundle_facts(cohort, manifest), workers, say)
+    every = _fit(experiment, cohort, jobs, dealt, bundle_facts(cohort, manifest), workers, spread, say)
+    pairs = tuple(m for m in every if m.job.second is not None)
+    every = [m for m in every if m.job.second is None]
     means = bags.means()
     _enter_known(every, cohort, means, out)
     simple, notes = _simple_models(experiment, cohort, bags, means)
     return Fitted(
         experiment, cohort, tuple(dealt), audit, manifest,
         members=tuple(m for m in every if not m.job.scratch), scratch=tuple(m for m in every if m.job.scratch),
-        simple=simple, notes=(*_start_notes(experiment, manifest), *notes),
+        pairs=pairs, simple=simple, notes=(*_start_notes(experiment, manifest), *notes),
     )  # fmt: skip
 
 
 def _jobs(experiment: Experiment, cohort: Cohort, dealt: Sequence[Splits]) -> list[MemberJob]:
-    """Every model to fit; those from scratch last."""
+    """Every model to fit: those of the folds, the same from scratch, those without each two folds."""
     jobs = [job for number, one in enumerate(dealt) for job in plan_members(experiment, cohort, one, repeat=number)]
     if isinstance(cohort.target, SeveralTarget):
         for job in jobs:
             check_known(cohort.target.take(job.train), f"fold {job.fold + 1}, model {job.number + 1}")
-    if experiment.model.init is None or not experiment.evaluation.scratch:
-        return jobs
-    return jobs + [replace(job, scratch=True) for job in jobs]
+    scratch = experiment.model.init is not None and experiment.evaluation.scratch
+    pairs = plan_pairs(experiment, cohort, dealt) if experiment.evaluation.nested else []
+    return [*jobs, *(replace(job, scratch=True) for job in jobs if scratch), *pairs]
 
 
 def _fit(
@@ -169,15 +184,21 @@ def _fit(
     dealt: Sequence[Splits],
     facts: dict[str, Any],
     workers: int | None,
+    spread: Spread | None,
     say: Say,
 ) -> list[MemberResult]:
     folds, times = len(dealt[0].folds), f"{len(dealt)} x " if len(dealt) > 1 else ""
-    say(f"fitting {len(jobs)} models: {times}{folds} folds x {experiment.splits.inner_folds}")
-    if jobs[-1].scratch:
+    pairs = [job for job in jobs if job.second is not None]
+    say(f"fitting {len(jobs) - len(pairs)} models: {times}{folds} folds x {experiment.splits.inner_folds}")
+    if pairs:
+        say(cost_words(pairs, cohort.target))
+    if any(job.scratch for job in jobs):
         say("  half of them from scratch, to compare with (leave them out with evaluation: {scratch: false})")
-    left = Counter((job.repeat, job.fold, job.scratch) for job in jobs)
+    left = Counter((job.repeat, job.fold, job.scratch) for job in jobs if job.second is None)
 
     def told(result: MemberResult) -> None:
+        if result.job.second is not None:
+            return
         at = (result.job.repeat, result.job.fold, result.job.scratch)
         left[at] -= 1
         if not left[at]:
@@ -185,7 +206,7 @@ def _fit(
             say(f"  {which}fold {at[1] + 1} of {folds} fitted{' from scratch' if at[2] else ''}")
 
     count = 1 if experiment.training.devices > 1 else min(workers or cores(), len(jobs))
-    return fit_members(experiment, cohort, jobs, facts=facts, workers=count, done=told)
+    return fit_members(experiment, cohort, jobs, facts=facts, workers=count, spread=spread, done=told)
 
 
 def _enter_known(every: Sequence[MemberResult], cohort: Cohort, means: npt.NDArray[np.float32], out: Path) -> None:
@@ -219,7 +240,8 @@ def _start_notes(experiment: Experiment, manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-def _splits(experiment: Experiment, cohort: Cohort, repeat: int) -> Splits:
+def splits_of(experiment: Experiment, cohort: Cohort, repeat: int) -> Splits:
+    """The folds of one cross-validation of an experiment, checked."""
     wanted, seed = experiment.splits, experiment.splits.seed + REPEAT_SEED * repeat
     if wanted.kind == "leave-one-site-out":
         assert wanted.site is not None

@@ -11,6 +11,7 @@ from wsikit.cohort.splits import Splits
 from wsikit.cohort.table import Cohort
 from wsikit.config import config_hash
 from wsikit.evaluation.settings import Experiment
+from wsikit.evaluation.tuning.folds import tuning_facts
 from wsikit.provenance import sha256_file, versions
 from wsikit.training.settings import graph_of
 
@@ -23,7 +24,7 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
     ``store digest`` covers every tile and feature that was used; ``splits hash`` every role of every
     patient. Two runs with equal hashes and versions on a CPU give equal numbers.
     """
-    settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores"})
+    settings = experiment.model_dump(mode="json", exclude={"out", "name", "cohort", "stores", "tune", "log"})
     if experiment.model.init is not None:  # its content is what counts, and where it lay is nobody's business
         settings["model"]["init"] = {"file": experiment.model.init.name, "sha256": sha256_file(experiment.model.init)}
     graph = graph_of(experiment.model)
@@ -36,6 +37,7 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
         "version": "1",
         "name": experiment.name,
         "settings": settings,
+        "tuning": tuning_facts(experiment),
         "cohort": {
             "table": experiment.cohort.name,
             "table sha256": sha256_file(experiment.cohort),

@@ -24,6 +24,7 @@ from wsikit.config import config_hash
 from wsikit.errors import ConfigError
 from wsikit.evaluation.result import Member
 from wsikit.evaluation.settings import Experiment
+from wsikit.evaluation.tuning.folds import of_fold
 from wsikit.processes import in_processes
 from wsikit.tasks.task import Values, create_task
 from wsikit.training.bundle import Bundle, load_bundle, read_bundle, save_bundle
@@ -34,6 +35,9 @@ from wsikit.training.settings import ModelSettings, TrainingSettings, graph_of
 from wsikit.training.start import StartReport, load_start
 
 Rows = npt.NDArray[np.int64]
+
+Spread = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
+"""Gives the results of a function in the order of the jobs, from wherever it runs."""
 
 REPEAT_SEED = 1000
 """Added to the seed of the splits for each further cross-validation."""
@@ -51,6 +55,7 @@ class MemberJob:
         test: Of those that it predicts.
         repeat: Of which cross-validation, from 0.
         scratch: Whether it is to start from scratch, though others of the experiment start from given weights.
+        second: A second fold that it has not seen and predicts, of a nested cross-validation.
     """
 
     fold: int
@@ -60,6 +65,7 @@ class MemberJob:
     test: Rows
     repeat: int = 0
     scratch: bool = False
+    second: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ def fit_members(
     *,
     facts: dict[str, Any],
     workers: int,
+    spread: Spread | None = None,
     done: Callable[[MemberResult], None] = lambda result: None,
 ) -> list[MemberResult]:
     """Fit all models; results in the order of the jobs.
@@ -112,18 +119,27 @@ def fit_members(
         jobs: From :func:`plan_members`.
         facts: For the bundles: encoder, configuration, versions.
         workers: Processes.
+        spread: Instead of processes of this machine: gives a function's results in the order of the jobs.
         done: Called for each model when it is fitted.
     """
     results = []
-    for result in _run(experiment, cohort, jobs, facts, workers):
+    for result in _run(experiment, cohort, jobs, facts, workers, spread):
         results.append(result)
         done(result)
     return results
 
 
 def _run(
-    experiment: Experiment, cohort: Cohort, jobs: list[MemberJob], facts: dict[str, Any], workers: int
+    experiment: Experiment,
+    cohort: Cohort,
+    jobs: list[MemberJob],
+    facts: dict[str, Any],
+    workers: int,
+    spread: Spread | None,
 ) -> Iterator[MemberResult]:
+    if spread is not None:
+        yield from spread(partial(_fit_one, experiment, cohort, facts), jobs)
+        return
     if workers <= 1:
         bags = bags_of(experiment, cohort)  # read once for all models
         for job in jobs:
@@ -146,6 +162,7 @@ def _fit_one(
 ) -> MemberResult:
     import torch
 
+    experiment = of_fold(experiment, job.repeat, job.fold)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -159,7 +176,7 @@ def _fit_one(
                 bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,
                 model=_model(experiment, job), training=_training(experiment, job),
             )  # fmt: skip
-        prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=True)
+        prediction, attention = predict(found.model, found.task, bags, job.test, with_attention=job.second is None)
         rest, _ = predict(found.model, found.task, bags, np.concatenate([job.train, job.validation]))
     finally:
         torch.set_num_threads(threads)
@@ -208,6 +225,8 @@ def member_path(job: MemberJob) -> Path:
     folder = Path("models/scratch") if job.scratch else Path("models")
     if job.repeat:  # in a folder of their own: 'wsikit predict' averages the first cross-validation's models
         folder = folder / f"repeat-{job.repeat + 1}"
+    if job.second is not None:
+        return folder / "nested" / f"fold-{job.fold}-{job.second}-{job.number}.safetensors"
     return folder / f"fold-{job.fold}-{job.number}.safetensors"
 
 
@@ -215,13 +234,18 @@ def _model(experiment: Experiment, job: MemberJob) -> ModelSettings:
     return experiment.model.model_copy(update={"init": None}) if job.scratch else experiment.model
 
 
+def member_seed(experiment: Experiment, repeat: int, number: int) -> int:
+    """Seed of the training of a fold's model."""
+    return (experiment.training.seed + REPEAT_SEED * repeat) * 1000 + number
+
+
 def _training(experiment: Experiment, job: MemberJob) -> TrainingSettings:
-    seed = (experiment.training.seed + REPEAT_SEED * job.repeat) * 1000 + job.number
-    return experiment.training.model_copy(update={"seed": seed})
+    return experiment.training.model_copy(update={"seed": member_seed(experiment, job.repeat, job.number)})
 
 
 def member_identity(experiment: Experiment, cohort: Cohort, job: MemberJob, bags: Bags) -> str:
     """Hash of all that decides the bits of a model, 64 hex digits."""
+    experiment = of_fold(experiment, job.repeat, job.fold)
     return config_hash(
         identity_of(
             bags, cohort.endpoint, cohort.target, train=job.train, validation=job.validation,

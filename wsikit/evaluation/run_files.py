@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -18,10 +18,14 @@ from wsikit.cohort.several_outcomes import Several, SeveralTarget
 from wsikit.cohort.table import PATIENT, SLIDE, read_rows
 from wsikit.errors import ConfigError
 from wsikit.evaluation.result import CrossvalResult, Member, Metric, Round
+from wsikit.evaluation.tuning.folds import ON_THESE, budget_words
 from wsikit.tasks.task import Values, create_task
+
+NOT_RECORDED = "not recorded"
 
 OUTCOMES = "outcomes"
 """Folder of a run of several outcomes that has the results of each."""
+
 METRIC_COLUMNS = ("metric", "value", "low", "high", "level", "draws", "failed", "note")
 
 
@@ -62,7 +66,8 @@ def write_run(result: CrossvalResult) -> None:
     manifest = dict(result.manifest) | {
         "results": {
             "intervals": "percentile bootstrap over patients, conditional on the fitted models; 'mean of folds': "
-            "Nadeau and Bengio's corrected t, not conditional on them",
+            "Nadeau and Bengio's corrected t, not conditional on them; 'nested cross-validation': Bates, Hastie and "
+            "Tibshirani's, not conditional on them",
             "pairs": "inside folds only",
             "repeats": 1 + len(result.repeats),
             "metrics": {m.name: m.value for m in result.model.metrics},
@@ -121,6 +126,9 @@ class StoredRun:
         target: Their outcomes.
         rounds: Predictions and folds: one, or one for each repeat.
         held_out: Whether one model (or one set of them) predicted everybody, and was fitted on none.
+        tuning: The budget in words: "20 trials ...", "none"; "not recorded" in a run that does not say.
+        trials: Settings tried for each model; None where that is not recorded.
+        chosen_here: Whether the settings were chosen on the very patients whose predictions these are.
     """
 
     name: str
@@ -130,6 +138,9 @@ class StoredRun:
     target: Target
     rounds: tuple[Round, ...]
     held_out: bool
+    tuning: str = NOT_RECORDED
+    trials: int | None = None
+    chosen_here: bool = False
 
 
 def read_run(path: str | PathLike[str]) -> StoredRun:
@@ -158,7 +169,16 @@ def read_run(path: str | PathLike[str]) -> StoredRun:
             raise ConfigError(f"{file}: its patients are not those of predictions.csv beside it; run 'crossval' again")
         fold = np.array([int(row["fold"]) for row in rows], np.int64)
         rounds.append(Round(_numbers(file, rows, columns), fold))
-    return StoredRun(facts.get("name") or path.name, path, endpoint, patients, target, tuple(rounds), False)
+    found = StoredRun(facts.get("name") or path.name, path, endpoint, patients, target, tuple(rounds), False)
+    if "tuning" not in facts:  # of an earlier version
+        return found
+    tuning = facts["tuning"]
+    return replace(
+        found,
+        tuning=budget_words(tuning),
+        trials=tuning["trials"] if tuning else 0,
+        chosen_here=bool(tuning) and tuning["chosen on"] == ON_THESE,
+    )
 
 
 def read_external(path: str | PathLike[str], table: str | PathLike[str], endpoint: Endpoint) -> StoredRun:

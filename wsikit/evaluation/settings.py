@@ -10,10 +10,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wsikit.errors import ConfigError
 from wsikit.evaluation.tile_maps import MapKind
+from wsikit.evaluation.tuning.settings import Tuned, TuneSettings
 from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import JOIN
 from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
+from wsikit.training.wandb_log import LogSettings
 
 
 class SplitSettings(Strict):
@@ -70,6 +72,8 @@ class EvaluationSettings(Strict):
             that have it.
         scratch: Whether models that start from given weights (``model.init``) are compared with as many that start from
             scratch, on the same patients with the same seeds: that takes twice as long.
+        nested: Also fit models without each two folds, for an interval of the Brier score (or the squared error)
+            that is not conditional on the fitted models: (folds - 1) / 2 times as many models more.
         faithfulness: Random orders of the tiles that the map of each drawn slide has to beat; 0 leaves maps untested.
     """
 
@@ -81,6 +85,7 @@ class EvaluationSettings(Strict):
     map: MapKind = "attention"
     scratch: bool = True
     faithfulness: Annotated[int, Field(ge=0)] = 19
+    nested: bool = False
 
 
 class Experiment(Strict):
@@ -97,6 +102,9 @@ class Experiment(Strict):
         training: The loop.
         splits: The folds.
         evaluation: The numbers.
+        tune: What ``wsikit tune`` tries.
+        tuned: What it found; of its ``best.yaml``.
+        log: Where ``wsikit train`` logs its epochs beside ``history.csv`` and TensorBoard.
         name: For the report's title.
         out: Folder for the results.
     """
@@ -110,6 +118,9 @@ class Experiment(Strict):
     training: TrainingSettings = TrainingSettings()
     splits: SplitSettings = SplitSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tune: TuneSettings = TuneSettings()
+    tuned: Tuned | None = None
+    log: LogSettings = LogSettings()
     name: str = ""
     out: Path = Path("run")
 

@@ -24,6 +24,7 @@ from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import bags_of, check_start
 from wsikit.evaluation.risk_groups import training_cuts
 from wsikit.evaluation.settings import Experiment
+from wsikit.evaluation.tuning.folds import check_tuned_model
 from wsikit.store.objects import write_atomic
 from wsikit.tasks.several import SeveralTask
 from wsikit.tasks.task import Values
@@ -34,6 +35,7 @@ from wsikit.training.fit import FitResult, fit, predict
 from wsikit.training.log import TrainingLog
 from wsikit.training.settings import graph_of
 from wsikit.training.start import StartReport
+from wsikit.training.wandb_log import WandbLog
 
 Say = Callable[[str], None]
 Rows = npt.NDArray[np.int64]
@@ -102,8 +104,9 @@ def train(
     say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
     for reason, count in cohort.excluded.items():
         say(f"  left out: {count} x {reason}")
-    splits = _splits(experiment, cohort, fold)
+    splits = roles_of(experiment, cohort, fold)
     roles = splits.folds[0]
+    check_tuned_model(experiment, roles)
     rows, watching = cohort.index(roles.train), cohort.index(roles.validation)
     graph_of(experiment.model)
     started = check_start(experiment, cohort)
@@ -120,10 +123,12 @@ def train(
         bags.count(position)
     manifest = build_manifest(experiment, cohort, splits, bags)
     save_splits(splits, out / "splits.csv")
-    log = TrainingLog(out, before)
+    logs = _logs(experiment, before)
+    failed = True
 
     def told(epoch: Epoch) -> None:
-        log(epoch)
+        for log in logs:
+            log(epoch)
         watch(epoch)
 
     try:
@@ -131,8 +136,10 @@ def train(
             bags, endpoint, cohort.target, train=rows, validation=watching, model=experiment.model,
             training=experiment.training, watch=told, checkpoint=out / CHECKPOINT,
         )  # fmt: skip
+        failed = False
     finally:
-        log.close()
+        for log in logs:
+            log.close(failed=failed)
     facts = bundle_facts(cohort, manifest) | {
         "aggregator": {"name": experiment.model.aggregator, "options": experiment.model.options},
         "in_dim": found.model.aggregator.in_dim,
@@ -149,7 +156,20 @@ def train(
     return TrainResult(bundle, cohort, roles, found.history, found.best, len(before), started)
 
 
-def _splits(experiment: Experiment, cohort: Cohort, number: int | None) -> Splits:
+def _logs(experiment: Experiment, before: tuple[Epoch, ...]) -> list[TrainingLog | WandbLog]:
+    """What is asked for first: where it cannot begin, no other has begun."""
+    logs: list[TrainingLog | WandbLog] = []
+    if experiment.log.wandb is not None:
+        config = {
+            "encoder": experiment.encoder,
+            "model": experiment.model.model_dump(mode="json", exclude={"init"}),
+            "training": experiment.training.model_dump(mode="json"),
+        }
+        logs.append(WandbLog(experiment.out, experiment.log, name=experiment.name, config=config, before=before))
+    return [*logs, TrainingLog(experiment.out, before)]
+
+
+def roles_of(experiment: Experiment, cohort: Cohort, number: int | None) -> Splits:
     """One fold: who trains, who watches, and who is left out."""
     wanted = experiment.splits
     if wanted.file is None:

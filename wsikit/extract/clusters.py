@@ -144,8 +144,12 @@ def refuse_while_starting() -> None:
 
 
 @contextlib.contextmanager
-def local_crew(workers: int) -> Iterator[Crew]:
+def local_crew(workers: int, *, threads: int = THREADS) -> Iterator[Crew]:
     """Fresh processes on this machine (spawned: torch and tiffslide do not survive a fork).
+
+    Args:
+        workers: How many.
+        threads: Tasks that each has at once.
 
     Raises:
         WorkerStartError: A worker ended before it was ready; says why and what to do.
@@ -158,15 +162,15 @@ def local_crew(workers: int) -> Iterator[Crew]:
         "distributed.scheduler.allowed-failures": 3,  # deaths of a worker before its task is called poison
         "distributed.comm.timeouts.connect": "60s",  # slow shared disks: importing torch takes its time
     }
-    with quiet(), dask.config.set(settings), _cluster(workers) as cluster, Client(cluster) as client:
+    with quiet(), dask.config.set(settings), _cluster(workers, threads) as cluster, Client(cluster) as client:
         yield Crew(client, hint="see the messages of the processes above")
 
 
-def _cluster(workers: int) -> LocalCluster:
+def _cluster(workers: int, threads: int) -> LocalCluster:
     try:
         return LocalCluster(
             n_workers=workers,
-            threads_per_worker=THREADS,
+            threads_per_worker=threads,
             processes=True,
             worker_class=_Nanny,
             dashboard_address="127.0.0.1:0",

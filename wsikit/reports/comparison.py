@@ -58,7 +58,11 @@ def write_comparison(found: Comparison, out: str | Path) -> Path:
         metric=found.metric,
         level=level_text(found.differences[0].interval),
         draws=found.differences[0].interval.draws,
-        values=[(n, value_text(m), interval_text(m)) for n, m in zip(found.names, found.values, strict=True)],
+        values=[
+            (n, value_text(m), interval_text(m), tuning)
+            for n, m, tuning in zip(found.names, found.values, found.tuning, strict=True)
+        ],
+        notes=found.notes,
         differences=[_row(d) for d in found.differences],
         has_delong=any(d.delong is not None for d in found.differences),
         held_out=found.held_out,

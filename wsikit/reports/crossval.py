@@ -11,6 +11,7 @@ from wsikit.aggregators.registry import aggregator_card
 from wsikit.cohort.bags import Bags
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.evaluation.tile_maps import MAP_NAMES
+from wsikit.evaluation.tuning.folds import budget_words
 from wsikit.reports.cases import case_groups
 from wsikit.reports.evidence import Evidence, evidence_of, map_of
 from wsikit.reports.heatmap import draw_heatmap, encoded, split_attention
@@ -133,6 +134,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
         splits_hash=result.splits.hash,
         splits_made=splits_made(result),
         training=training,
+        tuning=budget_words(result.manifest.get("tuning")),
         groups=[(name, shown) for name, shown in groups if shown],
         map_name=name if drawn else "",
         instead=" (it has attention rollout: evaluation: {map: rollout})" if _has_rollout(result) else "",

@@ -179,6 +179,18 @@ def predict(
 
     One bag at a time, so that memory is that of the largest. Attention with several maps is their mean.
     """
+    outputs, attention = _outputs(model, bags, rows, with_attention)
+    return task.predict(outputs), attention
+
+
+def outputs_of(model: SlideModel, bags: Bags, rows: Rows) -> Tensor:
+    """Outputs of the head for patients, (n, outputs) float32: what ``task.loss`` and ``task.predict`` take."""
+    return _outputs(model, bags, rows, False)[0]
+
+
+def _outputs(
+    model: SlideModel, bags: Bags, rows: Rows, with_attention: bool
+) -> tuple[Tensor, list[npt.NDArray[np.float32] | None]]:
     model.eval()
     outputs, attention = [], []
     with torch.inference_mode():
@@ -190,7 +202,7 @@ def predict(
             if weights is not None:
                 weights = weights.float().flatten(1).mean(1) if weights.ndim > 1 else weights.float()
             attention.append(None if weights is None else weights.cpu().numpy())
-    return task.predict(torch.cat(outputs).float()), attention
+    return torch.cat(outputs).float(), attention
 
 
 def _check(train: Rows, validation: Rows, target: Target) -> None:

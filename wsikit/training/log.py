@@ -49,7 +49,7 @@ class TrainingLog:
                     self._events.add_scalar(name.replace("_", "/", 1), value, epoch.number)
             self._events.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """No epoch will follow."""
         if self._events is not None:
             self._events.close()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from wsikit.errors import ConfigError
-from wsikit.training.settings import TrainingSettings
+from wsikit.training.settings import USUAL, TrainingSettings
 
 
 def fabric_of(training: TrainingSettings) -> Any:
@@ -66,7 +66,7 @@ def device_of(training: TrainingSettings) -> str:
 
 def optimizer_of(net: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW or SGD over all parameters."""
-    usual_rate, usual_decay = {"adamw": (3e-3, 1e-2), "sgd": (0.1, 1e-3)}[training.optimizer]
+    usual_rate, usual_decay = USUAL[training.optimizer]
     rate = usual_rate if training.learning_rate is None else training.learning_rate
     decay = usual_decay if training.weight_decay is None else training.weight_decay
     if training.optimizer == "adamw":

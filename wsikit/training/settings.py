@@ -28,6 +28,9 @@ GIVEN = {
 }
 """What ``create_aggregator`` takes beside an aggregator's own options, and where it comes from."""
 
+USUAL = {"adamw": (3e-3, 1e-2), "sgd": (0.1, 1e-3)}
+"""Learning rate and weight decay of each optimizer, where none are given."""
+
 
 class ModelSettings(Strict):
     """The aggregator.

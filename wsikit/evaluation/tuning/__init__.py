@@ -1,0 +1,1 @@
+"""Settings chosen by trials on inner folds, and what they cost."""
