@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsikit.errors import ConfigError
-from wsikit.evaluation.settings import experiment_from, load_experiment
+from wsikit.evaluation.settings import experiment_from, load_experiment, on_devices
 
 BASIS = """
 cohort: tables/cohort.csv
@@ -121,3 +121,15 @@ def test_a_table_given_for_a_configuration_is_named(tmp_path):
     (tmp_path / "cohort.csv").write_text("slide_id,patient_id,label\na,a,0\n")
     with pytest.raises(ConfigError, match=r"cohort.csv is a table; expected a configuration .*'cohort: cohort.csv'"):
         load_experiment(tmp_path / "cohort.csv")
+
+
+def test_devices_of_the_command_line_take_the_place_of_those_of_the_file():
+    values = {"cohort": "c.csv", "stores": "s.zarr", "endpoint": {"kind": "class"}, "training": {"device": "cuda:1"}}
+    given = experiment_from(values)
+    assert on_devices(given, None, None) is given
+    both = on_devices(given, 2, "cpu").training
+    assert (both.devices, both.device, both.epochs) == (2, "cpu", given.training.epochs)
+    with pytest.raises(ConfigError, match="2 devices, and accelerator .cuda:1. is a single one; write .*cuda"):
+        on_devices(given, 2, None)
+    with pytest.raises(ConfigError, match="training is .*devices is 2; write device: cuda"):
+        experiment_from(values | {"training": {"device": "cuda:1", "devices": 2}})

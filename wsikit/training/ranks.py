@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from wsikit.processes import WorkerDiedError, end_with_parent, script_hidden
@@ -27,7 +27,7 @@ GRACE = 1.0
 class _Rank:
     number: int
     process: Any
-    reader: Connection
+    reader: Any  # a Connection, on Windows a PipeConnection
     result: bytes | None = None
     error: _Failure | None = None
     ended: bool = False
@@ -97,10 +97,9 @@ def _listen(ranks: list[_Rank], told: Tell, timeout: float | None) -> None:
     """Take one message of every rank that has one."""
     by_reader = {rank.reader: rank for rank in ranks if not rank.ended}
     for reader in wait(list(by_reader), timeout):
-        assert isinstance(reader, Connection)
         rank = by_reader[reader]
         try:
-            kind, value = reader.recv()
+            kind, value = rank.reader.recv()
         except EOFError:
             rank.ended = True
             continue
@@ -139,7 +138,7 @@ def _end(ranks: list[_Rank]) -> None:
         rank.reader.close()
 
 
-def _rank(number: int, count: int, port: int, threads: int, writer: Connection, work: bytes) -> None:
+def _rank(number: int, count: int, port: int, threads: int, writer: Any, work: bytes) -> None:
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then ends its ranks
     end_with_parent()
