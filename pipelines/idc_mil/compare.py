@@ -24,7 +24,7 @@ from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.result import CrossvalResult, Round
 from wsikit.evaluation.settings import load_experiment
 from wsikit.metrics import roc_auc
-from wsikit.training.settings import ModelSettings
+from wsikit.training.settings import ModelSettings, graph_of
 
 HERE = Path(__file__).parent
 REFERENCE = "abmil"
@@ -42,8 +42,10 @@ def model_of(name: str) -> ModelSettings:
 
 def sees(name: str) -> str:
     """What an aggregator is given beside the set of tiles."""
-    card = aggregator_card(name)
-    return "places" if card.uses_grid else "neighbours" if card.uses_edges else "a set"
+    graph = graph_of(ModelSettings(aggregator=name))
+    if aggregator_card(name).uses_grid:
+        return "places"
+    return "a set" if graph is None else "alike tiles" if graph.kind == "features" else "neighbours"
 
 
 def validate(folder: Path, name: str, *, repeats: int, workers: int | None) -> CrossvalResult:

@@ -134,4 +134,6 @@ def test_width_is_one_for_all_that_have_one(scripts):
     assert compare.model_of("transmil").options == {"embed_dim": 128}
     assert compare.model_of("mean").options == {}  # its default is not to project
     assert compare.model_of("patch-gcn").options == {}
-    assert [compare.sees(name) for name in ("abmil", "transmil", "gin")] == ["a set", "places", "neighbours"]
+    assert [compare.sees(name) for name in ("abmil", "transmil", "gin", "deepgraphsurv")] == [
+        "a set", "places", "neighbours", "alike tiles",
+    ]  # fmt: skip
