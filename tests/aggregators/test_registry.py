@@ -1,13 +1,21 @@
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 
+import wsikit.aggregators.models.abmil
 from wsikit.aggregators.base import AggregatorCard
-from wsikit.aggregators.registry import aggregator_card, create_aggregator, list_aggregators, register_aggregator
+from wsikit.aggregators.registry import (
+    aggregator_card,
+    aggregator_source,
+    create_aggregator,
+    list_aggregators,
+    register_aggregator,
+)
 from wsikit.errors import ConfigError, UnknownNameError
 
 
@@ -84,16 +92,20 @@ def test_a_broken_plugin_is_named_and_the_others_stay(tmp_path: Path) -> None:
         "from wsikit.aggregators.models.mean import Mean\n"
         "from wsikit.aggregators.registry import register_aggregator\n"
         "card = AggregatorCard('my-mean', 'Mean', 'none', repository='none', licence='MIT', attention=False)\n"
-        "register_aggregator(card)(Mean)\n"
+        "@register_aggregator(card)\n"
+        "class MyMean(Mean):\n"
+        "    card = card\n"
     )
     facts = tmp_path / "a_plugin-1.0.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: a-plugin\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[wsikit.aggregators]\nbroken = broken_plugin\nwhole = whole_plugin\n")
     code = (
-        "from wsikit.aggregators.registry import list_aggregators, aggregator_card\n"
+        "from wsikit.aggregators.registry import aggregator_card, aggregator_source, list_aggregators\n"
         "names = list_aggregators()\n"
         "assert 'abmil' in names and 'my-mean' in names and 'broken' not in names\n"
+        "source = aggregator_source('my-mean')\n"
+        "assert source['distribution'] == 'a-plugin 1.0' and source['module'] == 'whole_plugin', source\n"
         "aggregator_card('broken')\n"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
@@ -102,6 +114,13 @@ def test_a_broken_plugin_is_named_and_the_others_stay(tmp_path: Path) -> None:
     assert f"aggregator {said}" in done.stderr.splitlines()
     assert "UnknownNameError: no aggregator named 'broken'" in done.stderr
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_the_code_of_an_aggregator_is_known_by_its_file() -> None:
+    file = Path(wsikit.aggregators.models.abmil.__file__)
+    found = aggregator_source("abmil")
+    assert found == {"module": "wsikit.aggregators.models.abmil", "sha256": sha256(file.read_bytes()).hexdigest()}
+    assert aggregator_source("mean")["sha256"] != found["sha256"]
 
 
 def test_a_seed_decides_the_weights_and_leaves_the_generator_alone() -> None:

@@ -7,9 +7,13 @@ the class beside ``in_dim`` are its options.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 import torch
@@ -20,9 +24,10 @@ from wsikit.registry import Registry, nearest
 
 BuildT = TypeVar("BuildT", bound=Callable[..., Aggregator])
 
-AGGREGATORS: Registry[AggregatorCard] = Registry(
-    "aggregator", package="wsikit.aggregators.models", group="wsikit.aggregators"
-)
+GROUP = "wsikit.aggregators"
+"""Entry points of other distributions' aggregators."""
+
+AGGREGATORS: Registry[AggregatorCard] = Registry("aggregator", package="wsikit.aggregators.models", group=GROUP)
 
 
 def register_aggregator(card: AggregatorCard) -> Callable[[BuildT], BuildT]:
@@ -50,6 +55,28 @@ def aggregator_card(name: str) -> AggregatorCard:
         UnknownNameError: With the nearest known names.
     """
     return AGGREGATORS[name].card
+
+
+def aggregator_source(name: str) -> dict[str, str]:
+    """Where an aggregator's code is from: what it computes is not known by its name.
+
+    Returns:
+        ``module``; ``sha256`` of the module's file, "not known" where there is none (a notebook); of one that is not
+        wsikit's own ``distribution``, name and version.
+
+    Raises:
+        UnknownNameError: No such aggregator.
+    """
+    build = AGGREGATORS[name].build
+    found = {"module": build.__module__, "sha256": "not known"}
+    with contextlib.suppress(OSError, TypeError):
+        file = inspect.getsourcefile(build)
+        if file is not None:
+            found["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    for point in entry_points(group=GROUP):
+        if point.dist is not None and build.__module__.partition(".")[0] == point.module.partition(".")[0]:
+            found["distribution"] = f"{point.dist.name} {point.dist.version}"
+    return found
 
 
 def create_aggregator(

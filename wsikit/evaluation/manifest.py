@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from wsikit.aggregators.registry import aggregator_source
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import endpoint_settings
 from wsikit.cohort.splits import Splits
@@ -59,6 +60,7 @@ def build_manifest(experiment: Experiment, cohort: Cohort, splits: Splits, bags:
             f"fold {i}": {role: config_hash(list(getattr(fold, role))) for role in ("train", "validation", "test")}
             for i, fold in enumerate(splits.folds)
         },
+        "aggregator": aggregator_source(experiment.model.aggregator),
         "versions": versions(DISTRIBUTIONS),
     }
 

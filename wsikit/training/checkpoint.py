@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wsikit.aggregators.registry import aggregator_source
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import Endpoint, Target, endpoint_settings
 from wsikit.cohort.several_outcomes import SeveralTarget
@@ -79,6 +80,7 @@ def identity_of(
     alone = {"devices"} if training.devices == 1 else set()  # what one device did before there could be several
     return {
         "model": model.model_dump(mode="json") | {"init": given},
+        "code": aggregator_source(model.aggregator)["sha256"],
         "training": training.model_dump(mode="json", exclude=alone),
         "endpoint": endpoint_settings(endpoint),
         "encoder": bags.encoder,
