@@ -11,6 +11,7 @@ import pytest
 from wsikit.cohort.splits import Fold, Splits, save_splits
 from wsikit.errors import ConfigError
 from wsikit.evaluation.crossval import crossval
+from wsikit.evaluation.external import evaluate_external
 from wsikit.evaluation.predict import predict_slides
 from wsikit.evaluation.run_files import read_run
 from wsikit.evaluation.several import crossval_several
@@ -117,12 +118,18 @@ def test_new_slides_get_every_outcome_and_its_call(run, planted, tmp_path):
     assert report.columns == ("label_probability_0", "label_probability_1", "size_predicted",
                               "late_probability_0", "late_probability_1")  # fmt: skip
     rows = rows_of(report.table)
-    assert list(rows[0])[-2:] == ["label_predicted_class", "late_predicted_class"]
+    assert [c for c in rows[0] if c.endswith("_class")] == ["label_predicted_class", "late_predicted_class"]
+    assert {row["ood_flag"] for row in rows} <= {"0", "1"}
     cuts = [load_bundle(path).facts["thresholds"]["late"]["probability"] for path in (run.out / "models").iterdir()]
     for row, found in zip(rows, report.predictions, strict=True):
         assert row["late_predicted_class"] == str(int(float(row["late_probability_1"]) > np.mean(cuts)))
         label, late = (row[f"{name}_predicted_class"] for name in ("label", "late"))
         assert found.call == f"label: {label}, late: {late}"
+
+
+def test_an_external_validation_of_several_at_once_is_refused(run, planted, tmp_path):
+    with pytest.raises(ConfigError, match=r"predict several outcomes .label, size, late.*train a model of one"):
+        evaluate_external(planted / "features.zarr", run.out / "models", planted / "cohort.csv", out=tmp_path)
 
 
 def test_one_model_for_use_with_survival_among_its_outcomes(asked, planted, tmp_path):

@@ -144,7 +144,7 @@ def test_an_error_in_one_rank_ends_all_and_is_the_one_that_is_raised(write_bags,
 def test_a_rank_that_is_killed_is_named(toy):
     def kill(epoch):
         if epoch.number == 1:
-            last = max(ranks(), key=lambda process: process.create_time())
+            last = max(ranks(), key=lambda process: (process.create_time(), process.pid))  # a clock of 10 ms
             last.send_signal(signal.SIGKILL)
             time.sleep(0.5)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, endpoint_settings
+from wsikit.cohort.several_outcomes import Several
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.assessment import ClassSets, Intervals, check_coverage, sets_of, unlikeness_of
@@ -123,6 +124,11 @@ def _check_request(
     bundles: Sequence[Bundle], recalibrate: How | None, coverage: float | None, by_class: bool, horizon: float | None
 ) -> None:
     endpoint = bundles[0].endpoint
+    if isinstance(endpoint, Several):
+        raise ConfigError(
+            f"the models predict several outcomes ({', '.join(endpoint.names)}), and 'wsikit evaluate' measures models "
+            "of one; train a model of one outcome, or measure the columns that 'wsikit predict' writes"
+        )
     if recalibrate is not None:
         if recalibrate not in HOW:
             raise ConfigError(f"recalibrate: {recalibrate!r}, expected 'intercept', or 'slope' (with intercept)")
