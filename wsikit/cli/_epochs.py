@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from types import TracebackType
 
+from wsikit.cli._bar import Bar
 from wsikit.training.epoch import Epoch
 
 
-class EpochProgress:
+class EpochProgress(Bar):
     """How far a training is, how good, and how long it will take.
 
     Args:
@@ -17,34 +17,9 @@ class EpochProgress:
     """
 
     def __init__(self, epochs: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("epochs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=epochs, state="")
+        super().__init__("state")
+        self._task = self._bar.add_task("epochs", total=epochs, state="")
         self._epochs, self._since = epochs, time.monotonic()
-
-    def __enter__(self) -> EpochProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def say(self, line: str) -> None:
-        """Something to know."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch has ended."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from wsikit.cli._bar import Bar
 from wsikit.extract.run import Progress
 
 if TYPE_CHECKING:
@@ -24,23 +24,11 @@ LOG_EVERY_S = 30.0
 """Where there is no terminal (a SLURM log), a line this often instead of a bar."""
 
 
-class LiveProgress(Progress):
+class LiveProgress(Bar, Progress):
     """Slides, tiles, tiles/s and time left, as a bar in a terminal and as lines in a log."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        super().__init__("rate")
         self._slides = self._bar.add_task("slides", total=None, rate="")
         self._tiles = self._bar.add_task("tiles ", total=0, rate="")
         self._total_slides = self._done_slides = self._planned_slides = self._failed = 0
@@ -48,15 +36,6 @@ class LiveProgress(Progress):
         self._began = 0.0  # the first tiles: starting workers and finding tissue say nothing of the rate
         self._before = 0  # how many those were
         self._logged = time.monotonic()
-
-    def __enter__(self) -> LiveProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def slides(self, total: int) -> None:
         """How many slides there are."""
@@ -88,10 +67,6 @@ class LiveProgress(Progress):
         self._bar.update(self._slides, advance=1, rate=f"{self._failed} failed" if self._failed else "")
         if not outcome.ok:
             self._console.print(f"[red]{outcome.state}[/red] {outcome.slide_id}", highlight=False)
-
-    def say(self, line: str) -> None:
-        """Something to know."""
-        self._console.print(line, highlight=False, markup=False)
 
     def _rate(self) -> float:
         return (self._done_tiles - self._before) / max(time.monotonic() - self._began, 1.0)

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from wsikit.cli._bar import Bar
 
 
-class TrialProgress:
+class TrialProgress(Bar):
     """How many trials are done, what the last one came to, and how long it will take."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("trials"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None, state="")
-
-    def __enter__(self) -> TrialProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def say(self, line: str) -> None:
-        """Something to know."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        super().__init__("state")
+        self._task = self._bar.add_task("trials", total=None, state="")
 
     def trial(self, done: int, total: int, line: str) -> None:
         """A trial has ended."""

@@ -47,19 +47,15 @@ def command(
 ) -> None:
     """Audit splits: patients, sites or equal slides on both sides of a fold, and how outcomes are shared out."""
     from wsikit.cli._show import audit_table, stdout_console
-    from wsikit.cohort.endpoints import endpoint_from
     from wsikit.cohort.split_audit import audit_splits
     from wsikit.cohort.split_files import load_splits
     from wsikit.cohort.split_writers import write_splits
-    from wsikit.cohort.table import load_cohort
     from wsikit.errors import ConfigError
+    from wsikit.evaluation.cohort import cohort_of
     from wsikit.evaluation.settings import load_experiment
 
     settings = load_experiment(cohort)
-    patients = load_cohort(
-        settings.cohort, endpoint=endpoint_from(settings.endpoint), stores=settings.stores, encoder=settings.encoder,
-        missing_slides=settings.missing_slides,
-    )  # fmt: skip
+    patients = cohort_of(settings)
     splits = load_splits(file, patients, validation=settings.splits.validation, seed=settings.splits.seed)
     console = stdout_console()
     if action is Action.write:

@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import SurvivalTarget, endpoint_from
+from wsikit.cohort.endpoints import SurvivalTarget
 from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.site_splits import leave_one_site_out, make_site_splits
 from wsikit.cohort.split_audit import SplitAudit, audit_splits
 from wsikit.cohort.split_files import load_splits
-from wsikit.cohort.splits import Splits, check_known, check_splits, describe, make_splits, save_splits, within
-from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.cohort.splits import Splits, check_known, check_splits, make_splits, save_splits, within
+from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.baselines import baseline_predictions
+from wsikit.evaluation.cohort import cohort_of
 from wsikit.evaluation.known import Modelled, enter_known
 from wsikit.evaluation.manifest import build_manifest, bundle_facts
 from wsikit.evaluation.members import (
@@ -116,16 +117,7 @@ def fit_all(
     Raises:
         ConfigError: Anything about the table, the stores, the splits or the settings that cannot be used.
     """
-    cohort = load_cohort(
-        experiment.cohort,
-        endpoint=endpoint_from(experiment.endpoint),
-        stores=experiment.stores,
-        encoder=experiment.encoder,
-        missing_slides=experiment.missing_slides,
-    )
-    say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
-    for reason, count in cohort.excluded.items():
-        say(f"  left out: {count} x {reason}")
+    cohort = cohort_of(experiment, say=say)
     subgroups_of(cohort, experiment.evaluation.subgroups)
     dealt = [splits_of(experiment, cohort, number) for number in range(experiment.splits.repeats)]
     check_tuned(experiment, dealt)

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassLabel, ClassTarget, endpoint_from
+from wsikit.cohort.endpoints import ClassLabel, ClassTarget
 from wsikit.cohort.splits import make_splits
-from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.cohort.table import Cohort
 from wsikit.config import config_hash
 from wsikit.errors import ConfigError
+from wsikit.evaluation.cohort import cohort_of
 from wsikit.evaluation.members import fit_members, plan_members
 from wsikit.evaluation.result import Metric
 from wsikit.evaluation.scores import metrics_of
@@ -181,13 +182,7 @@ def spike(
         raise ConfigError(f"share={list(shares)}; expected different shares of the tiles, above 0 and up to 1")
     if strength <= 0 or seeds < 1:
         raise ConfigError(f"strength={strength:g}, seeds={seeds}; expected a strength above 0 and at least one seed")
-    cohort = load_cohort(
-        experiment.cohort,
-        endpoint=endpoint_from(experiment.endpoint),
-        stores=experiment.stores,
-        encoder=experiment.encoder,
-        missing_slides=experiment.missing_slides,
-    )
+    cohort = cohort_of(experiment)
     splits = experiment.splits.model_copy(update={"folds": folds, "inner_folds": inner_folds, "file": None})
     bags = Bags(cohort.slides, encoder=cohort.encoder)
     sample = _sample(bags)

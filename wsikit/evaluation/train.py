@@ -15,9 +15,10 @@ from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, Target, endpoint_from
 from wsikit.cohort.several_outcomes import SeveralTarget
 from wsikit.cohort.split_files import load_splits
-from wsikit.cohort.splits import Fold, Splits, describe, hold_out, save_splits, strata_of, within
-from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.cohort.splits import Fold, Splits, hold_out, save_splits, strata_of, within
+from wsikit.cohort.table import Cohort
 from wsikit.errors import ConfigError
+from wsikit.evaluation.cohort import cohort_of
 from wsikit.evaluation.crossval import best_threshold
 from wsikit.evaluation.known import Modelled, enter_known
 from wsikit.evaluation.manifest import build_manifest, bundle_facts
@@ -94,16 +95,7 @@ def train(
             checkpoint of another training.
     """
     endpoint = endpoint_from(experiment.endpoint)
-    cohort = load_cohort(
-        experiment.cohort,
-        endpoint=endpoint,
-        stores=experiment.stores,
-        encoder=experiment.encoder,
-        missing_slides=experiment.missing_slides,
-    )
-    say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
-    for reason, count in cohort.excluded.items():
-        say(f"  left out: {count} x {reason}")
+    cohort = cohort_of(experiment, say=say)
     splits = roles_of(experiment, cohort, fold)
     roles = splits.folds[0]
     check_tuned_model(experiment, roles)

@@ -14,10 +14,11 @@ from typing import Any
 from wsikit.aggregators.registry import create_aggregator
 from wsikit.cohort.bags import Bags
 from wsikit.cohort.endpoints import endpoint_from, endpoint_settings
-from wsikit.cohort.splits import Splits, describe
-from wsikit.cohort.table import Cohort, load_cohort
+from wsikit.cohort.splits import Splits
+from wsikit.cohort.table import Cohort
 from wsikit.config import config_hash, differences
 from wsikit.errors import ConfigError
+from wsikit.evaluation.cohort import cohort_of
 from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.fitting import splits_of
 from wsikit.evaluation.members import bags_of, check_start
@@ -114,16 +115,7 @@ def tune(
             with trials of another experiment; a study none of whose trials came to anything.
     """
     endpoint = endpoint_from(experiment.endpoint)
-    cohort = load_cohort(
-        experiment.cohort,
-        endpoint=endpoint,
-        stores=experiment.stores,
-        encoder=experiment.encoder,
-        missing_slides=experiment.missing_slides,
-    )
-    say(f"cohort: {describe(cohort.target)}; {cohort.n_slides} slides")
-    for reason, count in cohort.excluded.items():
-        say(f"  left out: {count} x {reason}")
+    cohort = cohort_of(experiment, say=say)
     wanted = experiment.tune
     experiment = experiment.model_copy(update={"tuned": None})
     dealt, plans, patients = _planned(experiment, cohort, purpose, fold)
