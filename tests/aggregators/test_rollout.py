@@ -13,7 +13,7 @@ from wsikit.aggregators.registry import create_aggregator, list_aggregators
 from wsikit.aggregators.rollout import attention_rollout, rollout_aggregators
 from wsikit.errors import ConfigError
 from wsikit.layers.packed import pad, segment_mean
-from wsikit.testing.aggregator_contract import Bags, make_bags
+from wsikit.testing.random_bags import Bags, make_bags
 
 N = 11
 SMALL: dict[str, dict[str, object]] = {

@@ -10,7 +10,7 @@ from wsikit.aggregators.registry import create_aggregator, list_aggregators
 from wsikit.cohort.bags import BagBatch
 from wsikit.errors import ConfigError
 from wsikit.evaluation.attribution import attention_map, gradient_times_input, integrated_gradients, margin
-from wsikit.testing.aggregator_contract import make_bags
+from wsikit.testing.random_bags import make_bags
 from wsikit.training.model import SlideModel
 
 DIM = 6

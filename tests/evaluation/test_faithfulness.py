@@ -13,7 +13,7 @@ from wsikit.errors import ConfigError
 from wsikit.evaluation.attribution import integrated_gradients
 from wsikit.evaluation.faithfulness import Faithfulness, faithfulness, highest_first, removals, score_of, subset_scores
 from wsikit.tasks.classification import ClassificationTask
-from wsikit.testing.aggregator_contract import make_bags
+from wsikit.testing.random_bags import make_bags
 from wsikit.training.bundle import Bundle
 from wsikit.training.model import SlideModel
 

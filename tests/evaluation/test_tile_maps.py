@@ -19,7 +19,7 @@ from wsikit.evaluation.predict import predict_slides
 from wsikit.evaluation.tile_maps import check_map_kind, mean_map
 from wsikit.reports.crossval import write_report
 from wsikit.tasks.classification import ClassificationTask
-from wsikit.testing.aggregator_contract import make_bags
+from wsikit.testing.random_bags import make_bags
 from wsikit.training.bundle import Bundle, load_bundle
 from wsikit.training.model import SlideModel
 

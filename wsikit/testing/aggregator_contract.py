@@ -11,27 +11,23 @@ import copy
 import functools
 import inspect
 import io
-import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsikit.aggregators.base import Aggregator, AggregatorOutput
 from wsikit.aggregators.rollout import attention_rollout
-from wsikit.layers.packed import bag_sizes, offsets_of, pack, pad, segment_sum, unpack
+from wsikit.layers.packed import bag_sizes, pack, pad, segment_sum, unpack
+from wsikit.testing.live_storages import LiveStorages
+from wsikit.testing.random_bags import SIZES, Bags, make_bags
 
 Create = Callable[..., Aggregator]
 Clause = Callable[[Create], None]
 
 TOLERANCE = 1e-5
 """Largest difference between two ways to the same answer, in units of the larger of 1 and the largest value."""
-
-SIZES = (9, 1, 14, 5)
-"""Instances in each bag of the checks; one has a single instance, and no two are alike."""
 
 MANY_INSTANCES = 5_000
 MEMORY_MIB = 1024
@@ -60,54 +56,6 @@ def check_aggregator(create: Create) -> None:
     """
     for clause in CLAUSES.values():
         clause(create)
-
-
-@dataclass(frozen=True)
-class Bags:
-    """Packed bags for a check.
-
-    Attributes:
-        x: (sum N, D) float32.
-        offsets: (B + 1,) int64.
-        grid: (sum N, 2) int64, different places on a grid; the second half of each bag is another slide.
-        edges: (2, number of edges) int64 between neighbours in each bag, or None where the model uses none.
-    """
-
-    x: Tensor
-    offsets: Tensor
-    grid: Tensor
-    edges: Tensor | None
-
-    def bag(self, b: int) -> Bags:
-        """One of the bags, alone."""
-        start, end = int(self.offsets[b]), int(self.offsets[b + 1])
-        edges = self.edges
-        if edges is not None:
-            edges = edges[:, (edges[0] >= start) & (edges[0] < end)] - start
-        return Bags(self.x[start:end], offsets_of([end - start]), self.grid[start:end], edges)
-
-    def reordered(self, order: Tensor) -> Bags:
-        """The same bags with row i taken from row ``order[i]``; the order must keep to the bags."""
-        edges = None if self.edges is None else order.argsort()[self.edges]
-        return Bags(self.x[order], self.offsets, self.grid[order], edges)
-
-
-def make_bags(model: Aggregator, sizes: tuple[int, ...] = SIZES, *, seed: int = 0) -> Bags:
-    """Random bags that fit a model: features about N(0, 1), places on two grids, a chain of edges if it uses them."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(sum(sizes), model.in_dim, generator=generator)
-    offsets = offsets_of(list(sizes))
-    places, chains = [], []
-    for start, size in zip(offsets.tolist(), sizes, strict=False):
-        side = int(size**0.5) + 2
-        place = torch.randperm(side * side, generator=generator)[:size]
-        slide = torch.arange(size) >= (size + 1) // 2
-        below = 64 * (side // 64 + 1)  # where the next slide of a patient begins
-        places.append(torch.stack([place % side, place // side + below * slide], dim=1))  # (N, 2)
-        here = torch.arange(start, start + size - 1)
-        chains.append(torch.stack([torch.cat([here, here + 1]), torch.cat([here + 1, here])]))
-    edges = torch.cat(chains, dim=1) if model.card.uses_edges else None
-    return Bags(x, offsets, torch.cat(places), edges)
 
 
 def _clause(check: Clause) -> Clause:
@@ -385,7 +333,7 @@ def rollout_is_as_declared(create: Create) -> None:
     one = float(_rollout(model, make_bags(model, (1,))))
     assert one > TOLERANCE, f"rollout of one instance is {one:.3g}: nothing of it arrives"
     long = make_bags(model, (MANY_INSTANCES,))
-    live = _LiveStorages([long.x, *model.parameters(), *model.buffers()])
+    live = LiveStorages([long.x, *model.parameters(), *model.buffers()])
     with live:
         _rollout(model, long)
     held = live.peak_bytes / 2**20
@@ -413,40 +361,9 @@ def check_whole_slide(
     assert held <= limit_mib, f"{instances} instances take {held:.0f} MiB, more than {limit_mib:.0f}"
 
 
-class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors made under it that are alive at once.
-
-    It sees what every operation returns, in the backward pass too: the same number on every
-    machine, which the resident size of the process is not.
-    """
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak_bytes = self._live_bytes = 0
-        self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
-        self._alive: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-                continue  # a sparse matrix has no storage but that of its parts, which were seen as they were made
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._given and storage not in self._alive:
-                # A running total: to add up all that are alive after every operation takes minutes for some models.
-                self._alive.add(storage)
-                self._live_bytes += int(storage.nbytes())
-                weakref.finalize(storage, self._forget, int(storage.nbytes())).atexit = False
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
-        return result
-
-    def _forget(self, size: int) -> None:
-        self._live_bytes -= size
-
-
 def _peak_mib(model: Aggregator, instances: int) -> float:
     bags = make_bags(model, (instances,))
-    live = _LiveStorages([bags.x, *model.parameters(), *model.buffers()])
+    live = LiveStorages([bags.x, *model.parameters(), *model.buffers()])
     with live:
         _backward(_objective(model, _run(model, bags)))
     return live.peak_bytes / 2**20
