@@ -28,9 +28,8 @@ BUDGET_BYTES = 192 << 20
 CHUNK_CELLS, CHUNK_CELLS_SHARED = 8, 64
 """Cells decoded before the tiles that need them are cut.
 
-Few are still in the core's own cache when tiles are cut from them: 8 of 256 px and not 64 give one thread 1.08 times
-the tiles off the grid. Several threads wait for each other after every chunk, and so take more, as do tiles that are
-larger than a cell (with 8, a tenth slower at 2x coarser).
+Few are still in the core's own cache when tiles are cut from them. Several threads wait for each other after every
+chunk, and so take more, as do tiles that are larger than a cell.
 """
 
 Item = TypeVar("Item")
