@@ -121,7 +121,7 @@ def test_predict_shows_sets_and_who_is_unlike(two_places):
     )
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    assert "of 40 are unlike the 30 training patients (ood_flag); of like ones 3.2% would be" in shown
+    assert "of 40 are unlike the 30 patients of the training cohort (ood_flag); of like ones 3.2% would be" in shown
     assert "sets hold the truth for 80% of like patients, by 30 held-out ones" in shown
     with (two_places / "p" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

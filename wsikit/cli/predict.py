@@ -74,8 +74,8 @@ def command(
     if report.unlike is not None:
         said, found = report.unlike, int(report.unlike.flagged.sum())
         console.print(
-            f"{found} of {len(said.flagged)} are unlike the {said.known} training patients (ood_flag); of like ones "
-            f"{said.rate:.1%} would be",
+            f"{found} of {len(said.flagged)} are unlike the {said.known} patients of the training cohort (ood_flag); "
+            f"of like ones {said.rate:.1%} would be",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if report.sets is not None:

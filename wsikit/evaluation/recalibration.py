@@ -62,7 +62,7 @@ def fit_recalibration(probability: Numbers, positive: Flags, how: How) -> Recali
         >>> rng = np.random.default_rng(0)
         >>> p = rng.random(4000)
         >>> found = fit_recalibration(p, rng.random(4000) < 1 / (1 + 9 * (1 / p - 1)), "intercept")
-        >>> round(found.intercept / -np.log(9), 1)
+        >>> round(float(found.intercept / -np.log(9)), 1)
         1.0
 
     Reference:
