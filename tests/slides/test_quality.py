@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -15,7 +12,6 @@ from wsikit.slides.open import open_slide
 from wsikit.slides.quality import QUALITY_NAMES, tile_quality
 from wsikit.testing import plant_slide
 
-DATA = Path(os.environ.get("WSIKIT_TEST_DATA", "/nowhere")) / "slides"
 SIZE, TILE = 1536, 256
 
 
@@ -61,9 +57,8 @@ def test_planted_artefacts_are_told_from_clean_tissue_of_their_slide(planted, ki
     assert np.mean(aucs) > wanted
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared slides are not here")
-def test_real_tissue_is_told_from_itself_out_of_focus():
-    with open_slide(DATA / "CMU-1-Small-Region.svs") as slide:
+def test_real_tissue_is_told_from_itself_out_of_focus(slides_dir):
+    with open_slide(slides_dir / "CMU-1-Small-Region.svs") as slide:
         sharp = np.stack([slide.read_region((x, y), (256, 256)) for y in (300, 900, 1500) for x in (300, 900, 1500)])
     sharp = sharp[measured(sharp)["brightness"] < 0.9]  # the first corner is glass
     coded = [cv2.imencode(".jpg", cv2.GaussianBlur(t, (0, 0), 2)[..., ::-1], [1, 80])[1] for t in sharp]

@@ -84,6 +84,7 @@ def content(path):
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
+@SLOW
 def test_going_on_ends_with_the_same_bits_and_dropout_differs_between_ranks(toy, tmp_path):
     model = ABMIL.model_copy(update={"options": ABMIL.options | {"dropout": 0.25}})
 
