@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
 
     Each forward pass of a network frees and asks again for the same tens of megabytes. By default, and more so under
     Dask, whose nannies set ``MALLOC_TRIM_THRESHOLD_=65536``, these go back to the system in between, and every page
-    of them is zeroed and faulted in again: a fifth of the CPU time of a ViT-S. The process holds more in turn, 0.9
-    against 0.7 GB for a ViT-S, and gives nothing back before its end.
+    of them is zeroed and faulted in again: a ViT-S takes 1.2, and under Dask 1.4 times the CPU time. The process holds
+    more in turn, 0.74 against Dask's 0.65 GB, and gives nothing back before its end (``benchmarks/allocator.py``).
 
     Returns:
         Whether it could be set: False without glibc.
