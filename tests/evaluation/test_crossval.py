@@ -319,6 +319,18 @@ def test_a_model_that_is_refused_leaves_the_models_of_an_earlier_run(planted, ex
     assert files == {p.name: p.read_bytes() for p in (tmp_path / "run" / "models").iterdir()}
 
 
+def test_an_option_that_the_endpoint_rules_out_leaves_the_models_of_an_earlier_run(experiment, planted, tmp_path):
+    earlier = tmp_path / "out" / "models" / "fold-0-0.safetensors"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"of an earlier run")
+    model = {"aggregator": "dtfd", "options": {"distillation": "maxs"}}
+    values = experiment(planted, tmp_path / "out", kind="survival")
+    asked = values.model_copy(update={"model": values.model.model_copy(update=model)})
+    with pytest.raises(ConfigError, match="'dtfd'.*'afs'"):
+        crossval(asked, workers=1)
+    assert earlier.read_bytes() == b"of an earlier run"
+
+
 def test_the_best_threshold_is_that_of_a_search():
     rng = np.random.default_rng(0)
     for _ in range(20):
