@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 EXTRAS := encoders,segmenters,dicom,cluster,cloud,logging,tune,wandb,scverse,docs,test
 
-.PHONY: setup demo lint test test-full bench docs
+.PHONY: setup demo lint types types-windows docs-check test test-full bench docs
 
 setup: $(STAMP)
 
@@ -25,15 +25,22 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict wsikit
-	$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 wsikit
 	$(BIN)/lint-imports --no-logo
+	$(MAKE) --no-print-directory -j 2 types types-windows
+
+types: setup
+	$(BIN)/mypy --strict wsikit
+
+types-windows: setup
+	$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 wsikit
+
+# The notebooks run in the suite, so this build of the docs shows them as they are.
+docs-check: setup
+	$(BIN)/sphinx-build -q -W --keep-going -D nb_execution_mode=off docs build/docs-check
 
 test:      MARKERS := not slow and not gpu and not weights
 test-full: MARKERS := not gpu and not weights
-# The notebooks run in the suite, so this build of the docs shows them as they are.
-test test-full: lint
-	$(BIN)/sphinx-build -q -W --keep-going -D nb_execution_mode=off docs build/docs-check
+test test-full: lint docs-check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKERS)"
 
 bench: setup

@@ -165,6 +165,7 @@ def test_a_changed_slide_is_not_compared(by_cuda, cohort, tmp_path):
     assert agreements(by_cuda) == ()
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_kind_ends_the_run(cohort, tmp_path):
     """Two real workers on CPUs, of which the second is made to say that it has a GPU."""
     site = tmp_path / "site"

@@ -70,6 +70,7 @@ def wait_for(condition, timeout_s: float = 60) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL and process groups are POSIX")
+@pytest.mark.slow
 def test_killed_and_resumed_it_has_the_bytes_of_a_run_on_disk(slides, on_disk, s3_server, bucket, tmp_path):
     url = f"{bucket}/cohort.zarr"
     first = extract(slides, url, tmp_path)

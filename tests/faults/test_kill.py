@@ -194,6 +194,7 @@ def test_two_runs_at_once(slides, undisturbed, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGSTOP is POSIX")
+@pytest.mark.slow
 def test_a_run_that_was_only_asleep_gives_way(slides, undisturbed, tmp_path):
     """Frozen for longer than a lease lasts, taken over, and woken: it stops, and nothing is torn."""
     store = tmp_path / "a.zarr"

@@ -73,6 +73,7 @@ def test_the_stores_disk_is_unplugged(slides, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not rename folders that are in use")
+@pytest.mark.slow
 def test_the_slides_disk_is_unplugged(slides, tmp_path):
     store = tmp_path / "a.zarr"
     code, out, said = unplug(slides, slides, store)
@@ -86,6 +87,7 @@ def test_the_slides_disk_is_unplugged(slides, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of a process's memory are Linux")
+@pytest.mark.slow
 def test_a_worker_that_runs_out_of_memory_costs_that_slide_only(slides, tmp_path):
     """Under a real limit of the process, an allocation for one slide fails."""
     site = tmp_path / "site"
