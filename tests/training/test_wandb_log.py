@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 
 import pytest
 
@@ -27,6 +28,8 @@ def records(path):
             at += left
             continue
         _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + size > len(data):
+            return  # not all of it is written yet
         piece += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last piece
@@ -34,6 +37,15 @@ def records(path):
             record.ParseFromString(piece)
             yield record
             piece = b""
+
+
+def complete(path, seconds=60):
+    """Its records once the last one is there: wandb's process writes them, also some while after ``finish``."""
+    until = time.monotonic() + seconds
+    while not (found := list(records(path))) or found[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < until, f"{len(found)} records and no end after {seconds} s"
+        time.sleep(0.05)
+    return found
 
 
 def test_every_epoch_is_in_the_file_and_the_settings_too(tmp_path, monkeypatch):
@@ -46,7 +58,7 @@ def test_every_epoch_is_in_the_file_and_the_settings_too(tmp_path, monkeypatch):
         log(epoch)
     log.close()
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    found = list(records(file))
+    found = complete(file)
     run = next(r.run for r in found if r.WhichOneof("record_type") == "run")
     assert (run.project, run.display_name) == ("project", "label")
     said = {u.key: json.loads(u.value_json) for u in run.config.update}
