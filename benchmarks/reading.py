@@ -226,9 +226,9 @@ def cold(path: Path, pairs: int, latency: float = 0.005) -> None:
     rates: dict[str, list[float]] = {}
     plain = CellDecoder._read
 
-    def slow(self: CellDecoder, offset: int, size: int) -> bytes:
+    def slow(self: CellDecoder, offset: int, out: memoryview) -> None:
         time.sleep(latency)
-        return plain(self, offset, size)
+        plain(self, offset, out)
 
     def note(name: str, run: Run, tiles: int) -> None:
         forget(path)

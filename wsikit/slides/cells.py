@@ -1,19 +1,18 @@
 """Tiles cut from the cells of a compressed level, each cell decoded once while it is within a byte budget.
 
 Where tiles overlap, lie off the file's own grid or cover several cells, neighbours share cells: within
-a row of tiles, and between one row and the next. Decoded cells stay in a fixed set of slots. Tiles are expected
-from top to bottom: a cell above the tile that is read gives its slot back, so that few slots are ever touched.
-Where they do not suffice the cell that was used longest ago gives way. Two rows of cells of 256 px across a
-slide of 80,000 px take 123 MB.
+a row of tiles, and between one row and the next. Each cell has one place where it is kept, among those of its column,
+which lie below each other in memory as in the slide: a tile is cut across rows of cells at once. There are as
+many rows as one tile touches; tiles are expected from top to bottom, or else cells are decoded again. Two rows of
+cells of 256 px across a slide of 80,000 px take 123 MB.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +32,36 @@ chunk, and so take more, as do tiles that are larger than a cell.
 """
 
 Item = TypeVar("Item")
-Span = tuple[int, slice, slice]
-"""Number of a cell along an axis, which of its px, and where in the region they go."""
+
+
+class Across(NamedTuple):
+    """Where regions at one x lie.
+
+    Attributes:
+        cells: Of each column of cells: its first place, and its number.
+        parts: Of each: its place among the columns, and which of its px.
+        to: Px of the region that they fill.
+        whole: Whether that is all.
+    """
+
+    cells: list[tuple[int, int]]
+    parts: list[tuple[int, slice]]
+    to: slice
+    whole: bool
+
+
+class Down(NamedTuple):
+    """Where regions at one y lie.
+
+    Attributes:
+        cells: Of each row of cells: its place in a column, and the number of its first cell.
+        parts: Px of a column of places, and of the region. Two where the region goes on in the uppermost place.
+        whole: Whether all of the region is filled.
+    """
+
+    cells: list[tuple[int, int]]
+    parts: list[tuple[slice, slice]]
+    whole: bool
 
 
 def in_threads(work: Callable[[Item], None], items: Sequence[Item], pool: ThreadPoolExecutor | None, n: int) -> None:
@@ -60,42 +87,36 @@ class CellCache:
         decoder: Reads the file.
         level: The level.
         shrink: 1, or 2, 4, 8: the JPEG decoder's own scale.
-        least: Cells that must fit, whatever the budget: those of one tile.
-        budget_bytes: For the pixels of all cells together.
+        size: (width, height) of what is cut, px of this scale. The cells of one fit, whatever the budget.
     """
 
-    def __init__(
-        self, decoder: CellDecoder, level: TiffLevel, *, shrink: int, least: int, budget_bytes: int = BUDGET_BYTES
-    ) -> None:
-        self.level, self.shrink = level, shrink
+    def __init__(self, decoder: CellDecoder, level: TiffLevel, *, shrink: int, size: tuple[int, int]) -> None:
+        self.level, self.shrink, self.size = level, shrink, size
         self._decoder = decoder
         self._cell = (level.cell_px[0] // shrink, level.cell_px[1] // shrink)
-        self._size = (-(-level.size[0] // shrink), -(-level.size[1] // shrink))
-        capacity = min(max(budget_bytes // (3 * self._cell[0] * self._cell[1]), least), len(level.offsets))
+        self._extent = (-(-level.size[0] // shrink), -(-level.size[1] // shrink))
+        across, down = (
+            min(-(-side // cell) + 1, most) for side, cell, most in zip(size, self._cell, level.grid, strict=True)
+        )
+        affordable = BUDGET_BYTES // (3 * self._cell[0] * self._cell[1] * down)
+        self._columns, self._rows = min(max(affordable, across), level.grid[0]), down
         # Memory that is never written to is never taken: a slide with few cells costs few bytes.
-        self._pixels = np.empty((capacity, self._cell[1], self._cell[0], 3), np.uint8)
-        self._free = list(range(capacity))[::-1]
-        self._slots: OrderedDict[int, int] = OrderedDict()  # cell -> slot, the one used longest ago first
-
-    @property
-    def capacity(self) -> int:
-        """How many cells there are slots for."""
-        return len(self._pixels)
+        self._pixels = np.empty((self._columns, down * self._cell[1], self._cell[0], 3), np.uint8)
+        self._places = self._pixels.reshape(-1, self._cell[1], self._cell[0], 3)
+        self._held = [-1] * len(self._places)  # the cell in each place
 
     def cut(
         self,
         origins: npt.NDArray[np.int64],
-        size: tuple[int, int],
         out: Pixels,
         how: str,
         pool: ThreadPoolExecutor | None = None,
         threads: int = 1,
     ) -> npt.NDArray[np.bool_]:
-        """Cut tiles and resample them into ``out``.
+        """Cut regions and resample them into ``out``.
 
         Args:
             origins: (n, 2) top-left corners, (x, y) in px of this scale.
-            size: (width, height) of what is cut, px of this scale.
             out: (n, tile_px, tile_px, 3) uint8. A tile that cannot be read becomes zeros.
             how: See :func:`wsikit.slides.resample.resample`.
             pool: Threads that help.
@@ -105,104 +126,112 @@ class CellCache:
             (n,), True where the tile was read.
         """
         read = np.ones(len(origins), np.bool_)
-        across = _spans(origins[:, 0], size[0], self._cell[0], self._size[0])
-        down = _spans(origins[:, 1], size[1], self._cell[1], self._size[1])
+        xs, ys = origins.T.tolist()
+        columns, rows = {x: self._across(x) for x in set(xs)}, {y: self._down(y) for y in set(ys)}
+        across, down = [columns[x] for x in xs], [rows[y] for y in ys]
         wanted = [
-            [row * self.level.grid[0] + column for row, _, _ in rows for column, _, _ in columns]
-            for columns, rows in zip(across, down, strict=True)
+            [(row + column, first + number) for row, first in y.cells for column, number in x.cells]
+            for x, y in zip(across, down, strict=True)
         ]
-        alone = threads == 1 and size[0] <= self._cell[0] and size[1] <= self._cell[1]
+        alone = threads == 1 and self.size[0] <= self._cell[0] and self.size[1] <= self._cell[1]
         chunk = CHUNK_CELLS if alone else CHUNK_CELLS_SHARED
-        first = 0
-        while first < len(origins):
-            self._drop_above(int(origins[first, 1]))
-            last, missing = self._make_room(wanted, first, chunk)
-            failed = self._decode(missing, pool, threads)
+        first, failed = 0, set[int]()
 
-            def one(i: int, failed: set[int] = failed) -> None:
-                if failed.isdisjoint(wanted[i]):
-                    self._cut_one(across[i], down[i], size, out[i], how)
-                else:
-                    out[i], read[i] = 0, False
-
-            in_threads(one, range(first, last), pool, threads)
-            first = last
-        return read
-
-    def _drop_above(self, y: int) -> None:
-        while self._slots:
-            oldest = next(iter(self._slots))
-            if (oldest // self.level.grid[0] + 1) * self._cell[1] > y:
-                break
-            self._free.append(self._slots.pop(oldest))
-
-    def _make_room(self, wanted: Sequence[Sequence[int]], first: int, chunk: int) -> tuple[int, list[int]]:
-        """Give slots to the cells of tiles ``first`` to ``last``; returns ``last`` and the cells to decode."""
-        held, missing = set[int](), list[int]()
-        for i in range(first, len(wanted)):
-            new = [cell for cell in wanted[i] if cell not in held]
-            if i > first and (len(held) + len(new) > self.capacity or len(missing) >= chunk):
-                return i, missing
-            held.update(new)
-            for cell in new:
-                if cell in self._slots:
-                    self._slots.move_to_end(cell)
-                else:
-                    self._slots[cell] = self._free.pop() if self._free else self._slots.popitem(last=False)[1]
-                    missing.append(cell)
-        return len(wanted), missing
-
-    def _decode(self, missing: list[int], pool: ThreadPoolExecutor | None, threads: int) -> set[int]:
-        """Decode cells into their slots; returns those that cannot be, which give their slots back."""
-        failed = set(missing)
-
-        def one(part: slice) -> None:
-            cells = missing[part]
-            read = self._decoder.decode_run(self.level, cells, [self._pixels[self._slots[cell]] for cell in cells])
-            failed.difference_update(itertools.compress(cells, read))
+        def one(i: int) -> None:
+            if failed and not failed.isdisjoint(cell for _, cell in wanted[i]):
+                out[i], read[i] = 0, False
+            else:
+                self._cut_one(across[i], down[i], out[i], how)
 
         try:
-            missing.sort()  # as they lie in the file
-            in_threads(one, runs(self.level, missing), pool, threads)
-        finally:  # also where an interrupt came between: what was not decoded must not be taken for pixels
-            for cell in failed:
-                self._free.append(self._slots.pop(cell))
+            while first < len(origins):
+                last, missing = self._make_room(wanted, first, chunk)
+                failed = self._decode(missing, pool, threads)
+                in_threads(one, range(first, last), pool, threads)
+                first = last
+        except BaseException:  # an interrupt: what was not decoded must not be taken for pixels
+            self._held = [-1] * len(self._held)
+            raise
+        return read
+
+    def _make_room(
+        self, wanted: Sequence[Sequence[tuple[int, int]]], first: int, chunk: int
+    ) -> tuple[int, dict[int, int]]:
+        """Give places to the cells of regions ``first`` to ``last``; returns ``last`` and the cells to decode."""
+        held, used, missing = self._held, set[int](), dict[int, int]()
+        for i in range(first, len(wanted)):
+            new = [item for item in wanted[i] if held[item[0]] != item[1]]
+            if new:
+                if i > first and (len(missing) >= chunk or any(place in used for place, _ in new)):
+                    return i, missing
+                for place, cell in new:
+                    held[place] = cell
+                    missing[cell] = place
+            used.update(place for place, _ in wanted[i])
+        return len(wanted), missing
+
+    def _decode(self, missing: dict[int, int], pool: ThreadPoolExecutor | None, threads: int) -> set[int]:
+        """Decode cells into their places; returns those that cannot be, which give their places back."""
+        cells = sorted(missing)  # as they lie in the file
+        failed = set(cells)
+
+        def one(part: slice) -> None:
+            some = cells[part]
+            read = self._decoder.decode_run(self.level, some, [self._places[missing[cell]] for cell in some])
+            failed.difference_update(itertools.compress(some, read))
+
+        in_threads(one, runs(self.level, cells), pool, threads)
+        for cell in failed:
+            self._held[missing[cell]] = -1
         return failed
 
-    def _cut_one(self, across: list[Span], down: list[Span], size: tuple[int, int], out: Pixels, how: str) -> None:
+    def _cut_one(self, across: Across, down: Down, out: Pixels, how: str) -> None:
         import cv2
 
-        direct = out.shape[1::-1] == size
-        region = out if direct else scratch("region", (size[1], size[0], 3), np.uint8)
-        if _covered(across) < size[0] or _covered(down) < size[1]:
+        region = out if out.shape[1::-1] == self.size else scratch("region", (*self.size[::-1], 3), np.uint8)
+        if not (across.whole and down.whole):
             region[:] = BACKGROUND
-        for row, from_rows, to_rows in down:
-            parts = [
-                self._pixels[self._slots[row * self.level.grid[0] + column]][from_rows, from_columns]
-                for column, from_columns, _ in across
-            ]
+        for rows, to in down.parts:
+            parts = [self._pixels[column, rows, px] for column, px in across.parts]
             if parts:  # as an assignment to slices, with less overhead for each of their short rows
-                cv2.hconcat(parts, region[to_rows, across[0][2].start : across[-1][2].stop])
-        if not direct:
+                cv2.hconcat(parts, region[to, across.to])
+        if region is not out:
             resample(region, out, how)
 
+    def _across(self, x: int) -> Across:
+        touched = _touched(x, self.size[0], self._cell[0], self._extent[0])
+        places = [number % self._columns for number, _, _ in touched]
+        return Across(
+            [(place * self._rows, number) for place, (number, _, _) in zip(places, touched, strict=True)],
+            [(place, slice(low, high)) for place, (_, low, high) in zip(places, touched, strict=True)],
+            *_filled(x, self.size[0], self._extent[0]),
+        )
 
-def _covered(spans: list[Span]) -> int:
-    return sum(to.stop - to.start for _, _, to in spans)
+    def _down(self, y: int) -> Down:
+        touched = _touched(y, self.size[1], self._cell[1], self._extent[1])
+        parts: list[tuple[slice, slice]] = []
+        at = max(-y, 0)
+        for number, low, high in touched:
+            top, count = number % self._rows * self._cell[1], high - low
+            if parts and parts[-1][0].stop == top + low:
+                parts[-1] = (slice(parts[-1][0].start, top + high), slice(parts[-1][1].start, at + count))
+            else:
+                parts.append((slice(top + low, top + high), slice(at, at + count)))
+            at += count
+        cells = [(number % self._rows, number * self.level.grid[0]) for number, _, _ in touched]
+        return Down(cells, parts, _filled(y, self.size[1], self._extent[1])[1])
 
 
-def _spans(starts: npt.NDArray[np.int64], length: int, cell: int, extent: int) -> list[list[Span]]:
-    """For regions of ``length`` px along one axis: which cells they touch, from where in the cell to where."""
+def _touched(start: int, length: int, cell: int, extent: int) -> list[tuple[int, int, int]]:
+    """The cells along one axis that a region of ``length`` px touches: number, from which px of it, to which."""
+    begin, end = max(start, 0), min(start + length, extent)
+    return [
+        (number, max(begin - number * cell, 0), min(end - number * cell, cell))
+        for number in range(begin // cell, -(-end // cell) if begin < end else 0)
+    ]
 
-    def spans(start: int) -> list[Span]:
-        end, found = min(start + length, extent), []
-        for number in range(max(start, 0) // cell, -(-end // cell)):
-            low, high = max(start, number * cell), min(end, (number + 1) * cell)
-            if low < high:
-                found.append(
-                    (number, slice(low - number * cell, high - number * cell), slice(low - start, high - start))
-                )
-        return found
 
-    known = {start: spans(start) for start in set(starts.tolist())}
-    return [known[start] for start in starts.tolist()]
+def _filled(start: int, length: int, extent: int) -> tuple[slice, bool]:
+    """Which px of a region lie inside the level, and whether all do."""
+    begin, end = max(start, 0), max(min(start + length, extent), max(start, 0))
+    return slice(begin - start, end - start), end - begin == length

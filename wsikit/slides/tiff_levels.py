@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ RUN_BYTES, RUN_GAP_BYTES = 128 << 10, 4 << 10
 """Cells are read together up to so many bytes, over gaps of no more than so many: fewer waits for a disk."""
 
 log = logging.getLogger(__name__)
+
+_local = threading.local()
 
 _JPEG, _JPEG2000_YCBCR, _JPEG2000_RGB = 7, 33003, 33005
 _RGB, _YCBCR = 2, 6
@@ -151,7 +152,8 @@ class CellDecoder:
             ValueError: They are not a whole image of that size, or libjpeg has a warning about them.
         """
         count = int(level.counts[cell])
-        self._decode(level, self._read(int(level.offsets[cell]), count) if count else b"", out)
+        data = self._bytes("cell", level, int(level.offsets[cell]), count)
+        self._decode(level, data, out)
 
     def decode_run(self, level: TiffLevel, cells: Sequence[int], outs: Sequence[Pixels]) -> list[bool]:
         """Decode cells that lie one after another in the file, with one read; tells which succeeded.
@@ -162,16 +164,14 @@ class CellDecoder:
         begin = min((start for start, count in zip(starts, counts, strict=True) if count), default=0)
         end = max((start + count for start, count in zip(starts, counts, strict=True) if count), default=0)
         try:
-            data = self._read(begin, end - begin)
+            data = self._bytes("run", level, begin, end - begin)
         except OSError:
-            data = b""
-        done = []
+            return [self._again(level, cell, out) for cell, out in zip(cells, outs, strict=True)]
+        done, head = [], len(level.head)
         for cell, out, start, count in zip(cells, outs, starts, counts, strict=True):
-            part = data[start - begin : start - begin + count] if count else b""
+            first = start - begin if count else 0
             try:
-                if len(part) < count:
-                    raise OSError("the run could not be read")
-                self._decode(level, part, out)
+                self._decode(level, data[first : first + head + count], out)
                 done.append(True)
             except (OSError, ValueError):
                 done.append(self._again(level, cell, out))
@@ -186,35 +186,49 @@ class CellDecoder:
                 log.debug("cell %d of the level of %s px: %s", cell, level.size, error)
         return False
 
-    def _decode(self, level: TiffLevel, data: bytes, out: Pixels) -> None:
-        if not data:
+    def _decode(self, level: TiffLevel, data: memoryview, out: Pixels) -> None:
+        """Decode a cell that lies behind as many bytes as the level's head has: those are written over.
+
+        In a run they are the end of the cell before, which has been decoded.
+        """
+        head = len(level.head)
+        if len(data) == head:
             out[:] = self._background
             return
         if level.codec == "jpeg":
             import simplejpeg
 
-            if data[:2] != b"\xff\xd8":
+            if bytes(data[head : head + 2]) != b"\xff\xd8":
                 raise ValueError("no JPEG image begins here")
+            data[2 : head + 2] = level.head
             height, width, _ = out.shape
-            found = simplejpeg.decode_jpeg(
-                level.head + data[2:], "RGB", min_height=height, min_width=width, buffer=out, strict=True
-            )
+            found = simplejpeg.decode_jpeg(data[2:], "RGB", min_height=height, min_width=width, buffer=out, strict=True)
             shape = found.shape
         else:
-            shape = _decode_jpeg2000(data, out, ycbcr=level.codec == "jpeg2000-ycbcr")
+            shape = _decode_jpeg2000(bytes(data), out, ycbcr=level.codec == "jpeg2000-ycbcr")
         if shape != out.shape:
             raise ValueError(f"an image of {shape[1]} x {shape[0]} px, expected {out.shape[1]} x {out.shape[0]}")
 
-    def _read(self, offset: int, count: int) -> bytes:
-        if sys.platform != "win32":
-            data = os.pread(self._file, count, offset)
-        else:
-            with self._lock:
-                os.lseek(self._file, offset, os.SEEK_SET)
-                data = os.read(self._file, count)
-        if len(data) != count:
-            raise OSError(f"{len(data)} of {count} bytes at {offset}")
+    def _bytes(self, use: str, level: TiffLevel, offset: int, count: int) -> memoryview:
+        """Bytes of the file behind room for the level's head, in memory that the thread's next call for it reuses."""
+        head = len(level.head)
+        rooms: dict[str, bytearray] = _local.__dict__
+        if len(rooms.get(use, b"")) < head + count:
+            rooms[use] = bytearray(max(head + count, 2 * RUN_BYTES))
+        data = memoryview(rooms[use])[: head + count]
+        if count:
+            self._read(offset, data[head:])
         return data
+
+    def _read(self, offset: int, out: memoryview) -> None:
+        if hasattr(os, "preadv"):
+            count = os.preadv(self._file, [out], offset)
+        else:  # Windows
+            with self._lock, os.fdopen(self._file, "rb", buffering=0, closefd=False) as file:
+                file.seek(offset)
+                count = file.readinto(out)
+        if count != len(out):
+            raise OSError(f"{count} of {len(out)} bytes at {offset}")
 
     def close(self) -> None:
         """Give back the file handle."""

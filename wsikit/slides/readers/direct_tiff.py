@@ -111,7 +111,7 @@ class DirectTiffReader:
                 read = self._read_whole(origins, level, out, threads)
             else:
                 cells = self._cells_of(level, shrink, (width, height))
-                read = cells.cut(origins, (width, height), out, choice.resampler, self._pool, threads)
+                read = cells.cut(origins, out, choice.resampler, self._pool, threads)
         return np.where(read, OK, UNREADABLE).astype(np.uint8)
 
     def _read_whole(
@@ -130,10 +130,9 @@ class DirectTiffReader:
         return read
 
     def _cells_of(self, level: TiffLevel, shrink: int, size: tuple[int, int]) -> CellCache:
-        across, down = (-(-side // (cell // shrink)) + 1 for side, cell in zip(size, level.cell_px, strict=True))
         cells = self._cells
-        if cells is None or cells.level is not level or cells.shrink != shrink or cells.capacity < across * down:
-            cells = self._cells = CellCache(self._decoder, level, shrink=shrink, least=across * down)
+        if cells is None or (cells.level, cells.shrink, cells.size) != (level, shrink, size):
+            cells = self._cells = CellCache(self._decoder, level, shrink=shrink, size=size)
         return cells
 
     def close(self) -> None:
