@@ -2,6 +2,7 @@
 
     python benchmarks/aggregators.py                          # two minutes on two cores
     python benchmarks/aggregators.py --models transmil --malloc default
+    python benchmarks/aggregators.py --models abmil --bf16    # under autocast, the products with bfloat16 operands
 
 The floor is the matrix products that no implementation goes without, forward and backward, with ready-made
 operands; the features need no gradient. ABMIL: the projection and the hidden layer of the attention (V and U as one);
@@ -33,7 +34,8 @@ from wsikit.aggregators.registry import create_aggregator
 
 Step = Callable[[], None]
 TARGETS = {"abmil": 1.2, "transmil": 1.3}
-PEER_TARGET = 0.9
+TARGETS_BF16 = {"abmil": 1.4, "transmil": 1.3}
+PEER_TARGETS = {"abmil": 1.0, "transmil": 0.9}
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
@@ -115,14 +117,16 @@ def ours(name: str, instances: int, in_dim: int) -> Step:
 
 
 def torchmils(name: str, instances: int, in_dim: int) -> Step | None:
-    """TransMIL of the same widths and heads (its attention has no convolution); None where it is not installed."""
+    """The same model of the same widths (its TransMIL has no convolution); None where it is not installed."""
     try:
-        from torchmil.models import TransMIL
+        from torchmil.models import ABMIL, TransMIL
     except ImportError:
         return None
-    if name != "transmil":
-        return None
-    model = TransMIL((in_dim,), att_dim=512, n_heads=8, n_landmarks=256, dropout=0.1)
+    if name == "transmil":
+        model = TransMIL((in_dim,), att_dim=512, n_heads=8, n_landmarks=256, dropout=0.1)
+    else:
+        project = torch.nn.Sequential(torch.nn.Linear(in_dim, 256), torch.nn.ReLU())
+        model = ABMIL((in_dim,), att_dim=128, gated=True, feat_ext=project)
     x = torch.randn(1, instances, in_dim)
 
     def step() -> None:
@@ -132,11 +136,24 @@ def torchmils(name: str, instances: int, in_dim: int) -> Step | None:
     return step
 
 
+def autocast(step: Step) -> Step:
+    def mixed() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step()
+
+    return mixed
+
+
 def measure(name: str, options: argparse.Namespace) -> dict[str, list[float]]:
     shape = (options.instances, options.in_dim)
-    floor = {"abmil": floor_of_abmil, "transmil": floor_of_transmil}[name](*shape)
+    floors = {"abmil": floor_of_abmil, "transmil": floor_of_transmil}
+    torch.set_default_dtype(torch.bfloat16 if options.bf16 else torch.float32)
+    floor = floors[name](*shape)
+    torch.set_default_dtype(torch.float32)
     steps = {"model": ours(name, *shape), "products": floor, "torchmil": torchmils(name, *shape)}
     present = {key: step for key, step in steps.items() if step is not None}
+    if options.bf16:
+        present |= {key: autocast(step) for key, step in present.items() if key != "products"}
     for step in present.values():
         step()  # the first has everything to set up
     times: dict[str, list[float]] = {key: [] for key in present}
@@ -148,13 +165,15 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def report(name: str, times: dict[str, list[float]], options: argparse.Namespace, malloc: str) -> None:
+    clock, width = "CPU" if options.cpu else "wall", "bf16" if options.bf16 else "fp32"
     print(
         f"\n{name}, forward + backward, one bag {options.instances} x {options.in_dim}, {options.threads} threads, "
-        f"malloc {malloc}, {'CPU' if options.cpu else 'wall'} time; median [range] of {options.pairs} rounds"
+        f"{width}, malloc {malloc}, {clock} time; median [range] of {options.pairs} rounds"
     )
     for key, values in times.items():
         print(f"{key:9} {spread([1e3 * value for value in values], '.0f')} ms")
-    for key, target in {"products": TARGETS[name], "torchmil": PEER_TARGET}.items():
+    targets = TARGETS_BF16 if options.bf16 else TARGETS
+    for key, target in {"products": targets[name], "torchmil": PEER_TARGETS[name]}.items():
         if key in times:
             ratios = [model / other for model, other in zip(times["model"], times[key], strict=True)]
             print(f"model / {key:9} {spread(ratios, '.2f')}; target at most {target}")
@@ -170,6 +189,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu", action="store_true", help="CPU time, not wall time: with --threads 1, on a busy machine"
     )
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     parser.add_argument("--malloc", choices=["default", "keep", "both"], default="both")
     parser.add_argument("--json", action="store_true", help="measure in this very process, and print the seconds")
     options = parser.parse_args()

@@ -8,7 +8,10 @@ import pytest
 from wsikit.cohort.bags import SLIDE_GAP, Bags, pack
 from wsikit.cohort.endpoints import ClassLabel
 from wsikit.cohort.graphs import GraphSettings, build_graph
-from wsikit.cohort.table import load_cohort
+from wsikit.cohort.table import CohortSlide, load_cohort
+from wsikit.errors import StoreError
+from wsikit.store.format import Layout
+from wsikit.store.from_arrays import store_features
 from wsikit.store.reader import FeatureStore, open_store
 
 
@@ -75,6 +78,24 @@ def test_the_budget_decides_what_is_kept_and_not_what_is_read(cohort, budget):
     assert sum(few[i].x.nbytes for i in kept) <= budget
     assert kept == ([] if budget == 0 else [0, 1])  # 64 bytes and 32; the next 32 do not fit
     assert equal(few.batch([2, 0]), every.batch([2, 0]))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda bags: bags[1], lambda bags: bags.batch([0, 1]), lambda bags: bags.take(1, np.array([0, 1, 2, 3]))],
+    ids=["alone", "in a batch", "some tiles"],
+)
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_number_that_is_none_is_named_however_it_is_read(tmp_path, ask, cache_bytes):
+    x = np.ones((4, 2), np.float16)
+    store = store_features(tmp_path / "store.zarr", {"well": x, "sick": x}, encoder="toy", source="drawn")
+    values = Layout(store.path).features("sick", store.resolve("sick", "toy")) / "values" / "c.0.0"
+    data = bytearray(values.read_bytes())
+    data[4:6] = np.array([-np.inf], np.float16).tobytes()
+    values.write_bytes(data)
+    slides = [(CohortSlide(name, store, None),) for name in ("well", "sick")]
+    with pytest.raises(StoreError, match="slides 'sick': 1 of 4 tiles have features that are infinite or no number"):
+        ask(Bags(slides, encoder="toy", cache_bytes=cache_bytes))
 
 
 def test_mean_feature_of_each_patient(cohort):

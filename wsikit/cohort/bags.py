@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,16 @@ class BagBatch:
     edges: Edges | None = None
 
 
+class _Outline(NamedTuple):
+    """The tiles of a patient: of each slide, where its rows begin, and (N, 2), (N, 2), (N,) of all as in its bag."""
+
+    tiles: list[Bag]
+    starts: list[int]
+    coords: npt.NDArray[np.int32]
+    grid: npt.NDArray[np.int64]
+    slide: npt.NDArray[np.int32]
+
+
 class Bags:
     """The bags of patients and their graphs, by position, kept in memory up to a budget.
 
@@ -87,8 +98,9 @@ class Bags:
         self.slides, self.encoder, self.graphs = slides, encoder, graphs
         self._budget, self._dim = cache_bytes, 0
         self._kept: dict[int, PatientBag] = {}
+        self._finite = set[int]()
         self._digests: dict[int, str] = {}
-        self._outlines: dict[int, list[Bag]] = {}
+        self._outlines: dict[int, _Outline] = {}
         self._kept_edges: dict[tuple[int, GraphSettings], Edges] = {}
         self.sizes = np.zeros(len(slides), np.int64)
 
@@ -110,7 +122,7 @@ class Bags:
         kept = self._kept.get(position)
         if kept is not None:
             return kept
-        bag = self._read(position, None)
+        bag = self._read(position)
         if bag.x.nbytes <= self._budget:
             self._budget -= bag.x.nbytes
             self._kept[position] = bag
@@ -119,7 +131,7 @@ class Bags:
     def count(self, position: int) -> int:
         """Tiles of a patient; no features are read."""
         if not self.sizes[position]:
-            self.sizes[position] = sum(map(len, self._outline(position)))
+            self.sizes[position] = len(self._outline(position).slide)
         return int(self.sizes[position])
 
     def digest(self, position: int) -> str:
@@ -156,36 +168,52 @@ class Bags:
             return self[position]
         bag = self._kept.get(position)
         if bag is None and self.nbytes(position) > self._budget:
-            return self._read(position, tiles)
+            return self._read_some(position, tiles)
         bag = bag or self[position]
         return PatientBag(bag.x[tiles], bag.coords[tiles], bag.grid[tiles], bag.slide[tiles], bag.slides)
 
-    def _outline(self, position: int) -> list[Bag]:
-        """The tiles of each slide without their features; always kept, at 36 bytes a tile."""
+    def _outline(self, position: int) -> _Outline:
+        """The tiles of a patient without their features; always kept, at 36 bytes a tile."""
         found = self._outlines.get(position)
         if found is None:
-            found = [s.store.tiles(s.slide_id, encoder=self.encoder) for s in self.slides[position]]
-            self._outlines[position] = found
+            tiles = [s.store.tiles(s.slide_id, encoder=self.encoder) for s in self.slides[position]]
+            sizes = [len(one) for one in tiles]
+            coords = tiles[0].coords if len(tiles) == 1 else np.concatenate([one.coords for one in tiles])
+            slide = np.repeat(np.arange(len(tiles), dtype=np.int32), sizes)
+            starts = np.cumsum([0, *sizes[:-1]]).tolist()
+            found = self._outlines[position] = _Outline(tiles, starts, coords, _one_grid(tiles), slide)
         return found
 
-    def _read(self, position: int, tiles: npt.NDArray[np.int64] | None) -> PatientBag:
-        """The whole bag, or some of its tiles, from the stores."""
-        slides, outlines = self.slides[position], self._outline(position)
-        ends = np.cumsum([len(one) for one in outlines])
-        of = np.repeat(np.arange(len(slides), dtype=np.int32), [len(one) for one in outlines])
-        coords, grid = np.concatenate([one.coords for one in outlines]), _one_grid(outlines)
-        self.sizes[position] = len(of)
-        parts = []
-        for number, (slide, outline) in enumerate(zip(slides, outlines, strict=True)):
-            mine = slice(None) if tiles is None else tiles[of[tiles] == number] - (ends[number] - len(outline))
-            parts.append(_values(slide, self.encoder, outline, mine))
+    def _read(self, position: int, out: npt.NDArray[np.float16] | None = None) -> PatientBag:
+        """The whole bag from the stores; its features into ``out``, if there is one."""
+        slides, outline = self.slides[position], self._outline(position)
+        total = len(outline.slide)
+        self.sizes[position] = total
+        x = np.empty((total, self.dim), np.float16) if out is None else out
+        for slide, tiles, start in zip(slides, outline.tiles, outline.starts, strict=True):
+            part = x[start : start + len(tiles)]
+            if len(tiles) == tiles.planned:
+                slide.store.values(slide.slide_id, encoder=self.encoder, out=part)
+            else:
+                part[:] = slide.store.values(slide.slide_id, encoder=self.encoder)[tiles.rows]
+        if position not in self._finite:  # what is finished in a store does not change
+            _check(x, slides)
+            self._finite.add(position)
+        return PatientBag(x, outline.coords, outline.grid, outline.slide, slides)
+
+    def _read_some(self, position: int, chosen: npt.NDArray[np.int64]) -> PatientBag:
+        """Some tiles of a bag from the stores."""
+        slides, outline = self.slides[position], self._outline(position)
+        of, parts = outline.slide[chosen], []
+        for number, (slide, tiles, start) in enumerate(zip(slides, outline.tiles, outline.starts, strict=True)):
+            rows = tiles.rows[chosen[of == number] - start]
+            parts.append(slide.store.values(slide.slide_id, encoder=self.encoder, rows=rows.tolist()))
         x = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        _check(x, slides)
-        if tiles is None:
-            return PatientBag(x, coords, grid, of, slides)
-        if np.any(np.diff(of[tiles]) < 0):  # slide by slide is how the parts were read
-            x = x[np.argsort(np.argsort(of[tiles], kind="stable"), kind="stable")]
-        return PatientBag(x, coords[tiles], grid[tiles], of[tiles], slides)
+        if position not in self._finite:
+            _check(x, slides)
+        if np.any(np.diff(of) < 0):  # slide by slide is how the parts were read
+            x = x[np.argsort(np.argsort(of, kind="stable"), kind="stable")]
+        return PatientBag(x, outline.coords[chosen], outline.grid[chosen], of, slides)
 
     def edges(self, position: int, graph: GraphSettings) -> Edges:
         """The edges of a patient's bag, (2, M) int64 from and to row; built once, as far as the budget goes.
@@ -220,7 +248,20 @@ class Bags:
         if tiles is not None:
             return pack([self.take(int(i), mine) for i, mine in zip(positions, tiles, strict=True)])
         edges = None if graph is None else [self.edges(int(i), graph) for i in positions]
-        return pack([self[int(i)] for i in positions], edges)
+        if len(positions) == 1:
+            return pack([self[int(positions[0])]], edges)
+        ends = np.cumsum([0, *(self.count(int(i)) for i in positions)])
+        x = np.empty((ends[-1], self.dim), np.float16)
+        parts = [x[start:end] for start, end in itertools.pairwise(ends)]
+        return pack([self._into(int(i), part) for i, part in zip(positions, parts, strict=True)], edges, x)
+
+    def _into(self, position: int, out: npt.NDArray[np.float16]) -> PatientBag:
+        """The bag of a patient, with its features in ``out``."""
+        if position not in self._kept and self.nbytes(position) > self._budget:
+            return self._read(position, out)
+        bag = self[position]
+        out[:] = bag.x
+        return bag
 
     def means(self) -> npt.NDArray[np.float32]:
         """Mean feature of each patient, (P, D) float32."""
@@ -240,25 +281,24 @@ def _check(x: npt.NDArray[np.float16], slides: tuple[CohortSlide, ...]) -> None:
         )
 
 
-def pack(bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None) -> BagBatch:
-    """Lay bags one after the other, and the edges of each, whose numbers move with their rows."""
+def pack(
+    bags: Sequence[PatientBag], edges: Sequence[Edges] | None = None, x: npt.NDArray[np.float16] | None = None
+) -> BagBatch:
+    """Lay bags one after the other, and the edges of each, whose numbers move with their rows.
+
+    Args:
+        bags: Of some patients.
+        edges: (2, M) of each.
+        x: Their features, where they lie one after the other already.
+    """
     offsets = np.concatenate([[0], np.cumsum([len(b) for b in bags])]).astype(np.int64)
     joined = None
     if edges is not None:
         joined = np.concatenate([mine + start for mine, start in zip(edges, offsets[:-1], strict=True)], axis=1)
     if len(bags) == 1:
         return BagBatch(bags[0].x, offsets, bags[0].grid, joined)
-    return BagBatch(np.concatenate([b.x for b in bags]), offsets, np.concatenate([b.grid for b in bags]), joined)
-
-
-def _values(
-    slide: CohortSlide, encoder: str, outline: Bag, tiles: slice | npt.NDArray[np.int64]
-) -> npt.NDArray[np.float16]:
-    """Features of some of a slide's usable tiles, (n, D)."""
-    if isinstance(tiles, slice):
-        x = slide.store.values(slide.slide_id, encoder=encoder)
-        return x if len(x) == len(outline) else x[outline.rows]
-    return slide.store.values(slide.slide_id, encoder=encoder, rows=outline.rows[tiles].tolist())
+    x = np.concatenate([b.x for b in bags]) if x is None else x
+    return BagBatch(x, offsets, np.concatenate([b.grid for b in bags]), joined)
 
 
 def _steps_um(bag: PatientBag) -> npt.NDArray[np.float64]:

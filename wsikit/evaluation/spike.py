@@ -63,15 +63,21 @@ class SpikedStore(FeatureStore):
         rng = np.random.default_rng([self.seed, zlib.crc32(slide_id.encode())])  # the same in every process
         return np.sort(rng.choice(tiles, max(1, round(self.share * tiles)), replace=False))
 
-    def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
+    def values(
+        self,
+        slide_id: str,
+        *,
+        encoder: str,
+        rows: Sequence[int] | None = None,
+        out: npt.NDArray[np.float16] | None = None,
+    ) -> npt.NDArray[np.float16]:
         """As those of the real store, with the vector added."""
-        x = super().values(slide_id, encoder=encoder, rows=rows)
+        x = super().values(slide_id, encoder=encoder, rows=rows, out=out)
         if slide_id not in self.spiked or not self.share:
             return x
         usable = self.tiles(slide_id, encoder=encoder).rows
         chosen = usable[self.rows_of(slide_id, len(usable))]
         mine = np.isin(np.arange(len(x)) if rows is None else np.asarray(rows), chosen)
-        x = x.copy()
         x[mine] = (x[mine].astype(np.float32) + self.vector).astype(x.dtype)
         return x
 

@@ -35,6 +35,7 @@ class Bag:
         slide_id: The slide.
         rows: (N,) int64, which of the slide's planned tiles these are.
         stride_level0_px: (x, y) distance of neighbouring origins, level-0 px; None where the store does not say.
+        planned: How many tiles were planned: these, and those without features or outside the bounds.
     """
 
     x: npt.NDArray[np.float16]
@@ -42,6 +43,7 @@ class Bag:
     slide_id: str
     rows: npt.NDArray[np.int64]
     stride_level0_px: tuple[float, float] | None
+    planned: int
 
     def __len__(self) -> int:
         return len(self.x)
@@ -235,11 +237,23 @@ class FeatureStore:
             )
         return self._columns(self._layout.slide(slide_id) / "labels")
 
-    def values(self, slide_id: str, *, encoder: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
-        """Features of every planned tile (or of some rows), NaN where the status is not 0; (N, D) float16."""
+    def values(
+        self,
+        slide_id: str,
+        *,
+        encoder: str,
+        rows: Sequence[int] | None = None,
+        out: npt.NDArray[np.float16] | None = None,
+    ) -> npt.NDArray[np.float16]:
+        """Features of every planned tile (or of some rows), NaN where the status is not 0; (N, D) float16.
+
+        They are written into ``out`` where it is given; else into a fresh array.
+        """
         keys = self._finished_keys(slide_id, encoder)
-        found = [read_rows(self._layout.features(slide_id, key) / "values", rows) for key in keys]
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+        arrays = [self._layout.features(slide_id, key) / "values" for key in keys]
+        if len(arrays) == 1:
+            return read_rows(arrays[0], rows, out)
+        return np.concatenate([read_rows(array, rows) for array in arrays], axis=1, out=out)
 
     def bag(self, slide_id: str, *, encoder: str, where: Bounds | None = None) -> Bag:
         """The features of a slide, without the rows that have none.
@@ -273,8 +287,9 @@ class FeatureStore:
             keep &= self._within(slide_id, encoder, where)
         rows = np.flatnonzero(keep)
         stride = self.slide(slide_id).get("stride_level0_px")
+        step = stride and (float(stride[0]), float(stride[1]))
         none = np.empty((len(rows), 0), np.float16)
-        return Bag(none, self.coords(slide_id)[rows], slide_id, rows, stride and (float(stride[0]), float(stride[1])))
+        return Bag(none, self.coords(slide_id)[rows], slide_id, rows, step, len(keep))
 
     def _within(self, slide_id: str, encoder: str, where: Bounds) -> npt.NDArray[np.bool_]:
         """Which tiles lie within bounds, (N,)."""

@@ -7,8 +7,11 @@ and length as little-endian uint64 (all ones where there is none), then a crc32c
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,28 +23,41 @@ _ABSENT = np.iinfo(np.uint64).max
 _CRC_BYTES = 4
 
 
-def read_rows(array: StorePath, rows: Sequence[int] | None = None) -> npt.NDArray[np.float16]:
+def read_rows(
+    array: StorePath, rows: Sequence[int] | None = None, out: npt.NDArray[np.float16] | None = None
+) -> npt.NDArray[np.float16]:
     """Rows of a (N, D) float16 array sharded along its rows, as the store writes them.
 
     Args:
         array: Folder of the Zarr array.
         rows: Which rows, in any order; default all. Only the chunks that hold them are read.
+        out: Where they go, (len(rows), D); default a fresh array.
 
     Returns:
-        (len(rows), D) float16, a fresh array.
+        (len(rows), D) float16.
 
     Raises:
-        StoreError: A shard is missing or cut short.
+        StoreError: A shard is missing or cut short, or ``out`` has another shape.
         IndexError: A row out of range.
     """
     meta = json.loads((array / "zarr.json").read_bytes())
     total, dim = meta["shape"]
     shard_rows = meta["chunk_grid"]["configuration"]["chunk_shape"][0]
     chunk_rows = meta["codecs"][0]["configuration"]["chunk_shape"][0]
-    wanted = np.arange(total) if rows is None else np.asarray(rows, np.int64)
+    shape = (total if rows is None else len(rows), dim)
+    out = np.empty(shape, np.float16) if out is None else out
+    if out.shape != shape:
+        raise StoreError(
+            f"{array}: features of shape {shape}, expected {out.shape}, as the others have; mixed encoders?"
+        )
+    if rows is None:
+        for first in range(0, total, shard_rows):
+            part = out[first : first + shard_rows]
+            _read_shard(array / f"c.{first // shard_rows}.0", part, shard_rows // chunk_rows, chunk_rows)
+        return out
+    wanted = np.asarray(rows, np.int64)
     if len(wanted) and not (wanted.min() >= 0 and wanted.max() < total):
         raise IndexError(f"{array}: rows {wanted.min()} to {wanted.max()} of an array of {total}")
-    out = np.empty((len(wanted), dim), np.float16)
     for shard in np.unique(wanted // shard_rows):
         here = np.flatnonzero(wanted // shard_rows == shard)
         inside = wanted[here] - shard * shard_rows
@@ -51,13 +67,61 @@ def read_rows(array: StorePath, rows: Sequence[int] | None = None) -> npt.NDArra
         for chunk, block in zip(chunks, blocks, strict=True):
             block = block.view("<f2").reshape(chunk_rows, dim)
             of_chunk = inside // chunk_rows == chunk
-            picked = inside[of_chunk] - chunk * chunk_rows
-            target = here[of_chunk]
-            if rows is None:  # consecutive: copy as one piece
-                out[target[0] : target[-1] + 1] = block[: len(picked)]
-            else:
-                out[target] = block[picked]
+            out[here[of_chunk]] = block[inside[of_chunk] - chunk * chunk_rows]
     return out
+
+
+def _read_shard(path: StorePath, out: npt.NDArray[np.float16], chunks: int, chunk_rows: int) -> None:
+    """The first rows of a shard of ``chunks`` chunks into ``out``; from a file they go there without another copy."""
+    wanted, chunk_bytes = range(-(-len(out) // chunk_rows)), chunk_rows * out.shape[1] * 2
+    if isinstance(path, Path) and out.flags.c_contiguous and _read_joined(path, out, chunks, wanted, chunk_bytes):
+        return
+    for chunk, block in zip(wanted, _blocks(path, wanted, chunks, chunk_bytes, whole=True), strict=True):
+        part = out[chunk * chunk_rows :][:chunk_rows]
+        part[:] = block.view("<f2").reshape(chunk_rows, -1)[: len(part)]
+
+
+def _read_joined(path: Path, out: npt.NDArray[np.float16], chunks: int, wanted: range, chunk_bytes: int) -> bool:
+    """The same where chunks lie one after the other, as the store writes them; False where they do not."""
+    size = chunks * 16 + _CRC_BYTES
+    try:
+        with path.open("rb", buffering=0) as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(length - size, 0))
+            spans = _spans(path, file.read(size), length, wanted, chunks, chunk_bytes)
+            if any(a.stop != b.start for a, b in itertools.pairwise(spans)):
+                return False
+            file.seek(spans[0].start)
+            if file.readinto(out.data.cast("B")) != out.nbytes:
+                raise StoreError(f"{path}: it was cut short while it was read; run 'wsikit verify'")
+            return True
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: missing; run 'wsikit verify'") from error
+
+
+def _spans(
+    path: StorePath, tail: bytes, length: int | None, wanted: Sequence[int], chunks: int, chunk_bytes: int
+) -> list[slice]:
+    """Where chunks lie in a shard, by the index at its end.
+
+    Args:
+        path: Of the shard, for errors.
+        tail: Its last bytes.
+        length: All its bytes; None where that is not known.
+        wanted: Which chunks.
+        chunks: How many there are.
+        chunk_bytes: Bytes of each.
+    """
+    if len(tail) < chunks * 16 + _CRC_BYTES:
+        raise StoreError(f"{path}: {len(tail)} bytes are too few for a shard; run 'wsikit verify'")
+    index = np.frombuffer(tail[-chunks * 16 - _CRC_BYTES : -_CRC_BYTES], "<u8").reshape(chunks, 2).tolist()
+    spans = []
+    for chunk in wanted:
+        offset, size = index[chunk]
+        if offset == _ABSENT or size != chunk_bytes or (length is not None and offset + size > length):
+            raise StoreError(f"{path}: chunk {chunk} is missing or cut short; run 'wsikit verify'")
+        spans.append(slice(offset, offset + size))
+    return spans
 
 
 def _blocks(
@@ -65,21 +129,11 @@ def _blocks(
 ) -> list[npt.NDArray[np.uint8]]:
     """Bytes of some chunks of a shard of ``chunks`` chunks; ``whole`` if most of the shard is wanted."""
     size = chunks * 16 + _CRC_BYTES
+    if not isinstance(path, ObjectPath) or whole:
+        blob = _all(path)
+        return [blob[s] for s in _spans(path, bytes(blob[-size:]), len(blob), wanted, chunks, chunk_bytes)]
     # From a bucket a whole shard comes with one request; a part of it with one for its index and one for its chunks.
-    part = isinstance(path, ObjectPath) and not whole
-    blob = _end(path, size) if part and isinstance(path, ObjectPath) else _all(path)
-    if len(blob) < size:
-        raise StoreError(f"{path}: {len(blob)} bytes are too few for a shard; run 'wsikit verify'")
-    index = np.frombuffer(bytes(blob[-size:-_CRC_BYTES]), "<u8").reshape(chunks, 2)
-    spans = []
-    for chunk in wanted:
-        offset, length = (int(v) for v in index[chunk])
-        if offset == _ABSENT or length != chunk_bytes or not (part or offset + length <= len(blob)):
-            raise StoreError(f"{path}: chunk {chunk} is missing or cut short; run 'wsikit verify'")
-        spans.append(slice(offset, offset + length))
-    if not (part and isinstance(path, ObjectPath)):
-        return [blob[span] for span in spans]
-    found = path.read_ranges(spans)
+    found = path.read_ranges(_spans(path, bytes(_end(path, size)), None, wanted, chunks, chunk_bytes))
     if any(len(piece) != chunk_bytes for piece in found):
         raise StoreError(f"{path}: a chunk is cut short; run 'wsikit verify'")
     return [np.frombuffer(piece, np.uint8) for piece in found]
@@ -89,7 +143,7 @@ def _all(path: StorePath) -> npt.NDArray[np.uint8]:
     try:
         if isinstance(path, ObjectPath):
             return np.frombuffer(path.read_bytes(), np.uint8)
-        return np.memmap(path, np.uint8, "r")
+        return np.asarray(np.memmap(path, np.uint8, "r"))
     except (FileNotFoundError, ValueError) as error:
         raise StoreError(f"{path}: missing or empty; run 'wsikit verify'") from error
 
