@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, Target
 from wsikit.cohort.several_labels import LabelsTarget
-from wsikit.evaluation.bootstrap import bootstrap_interval, paired_difference_interval
+from wsikit.evaluation.bootstrap import Counted, bootstrap_interval, joined, paired_difference_interval
 from wsikit.evaluation.result import Metric, Round
 from wsikit.evaluation.settings import EvaluationSettings
 from wsikit.evaluation.unconditional import corrected_interval
@@ -26,6 +26,9 @@ from wsikit.metrics import (
     f1_score,
     macro_f1,
 )
+from wsikit.metrics.calibration import logit_of
+from wsikit.metrics.counted import calibration_intercepts, calibration_slopes, roc_auc_counted
+from wsikit.tasks.classification import ClassificationTask
 from wsikit.tasks.classification import called as called_class
 from wsikit.tasks.multi_label import label_auc
 from wsikit.tasks.task import Task, Values
@@ -35,6 +38,8 @@ Statistic = Callable[[Rows], float]
 
 AT_THRESHOLDS = "at thresholds from inner validation patients"
 IN_ORDER = "takes the classes to be in order"
+_PAIRS = 4_000_000
+"""Pairs of a positive and a negative patient up to which who wins is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,18 @@ def main_statistic(task: Task, prediction: Values, target: Target, fold: Rows) -
     def statistic(rows: Rows) -> float:
         return task.score(prediction[rows], target.take(rows), fold[rows])
 
-    return statistic
+    if not (isinstance(task, ClassificationTask) and isinstance(target, ClassTarget) and len(target.classes) == 2):
+        return statistic
+    sick = target.label == 1
+    if sick.sum() * (~sick).sum() > _PAIRS:
+        return statistic
+    return Counted(statistic, roc_auc_counted(prediction[:, 1], sick, groups=fold))
 
 
 def mean_statistic(task: Task, rounds: Sequence[Round], target: Target) -> Statistic:
     """The mean of the task's metric over several cross-validations of the same patients."""
     each = [main_statistic(task, r.prediction, target, r.fold) for r in rounds]
-    return lambda rows: float(np.mean([one(rows) for one in each]))
+    return _mean(each)
 
 
 def strata(target: Target, fold: Rows) -> Rows:
@@ -213,8 +223,13 @@ def _two_classes(one: Round, target: ClassTarget) -> dict[str, _Named]:
     found["calibration error"] = _Named(
         lambda r: expected_calibration_error(chance[r], sick[r]), by_chance=calibration_error_by_chance(chance)
     )
-    found["calibration slope"] = _Named(lambda r: calibration_slope(chance[r], sick[r]), "1 is right", True)
-    found["calibration intercept"] = _Named(lambda r: calibration_intercept(chance[r], sick[r]), "0 is right", True)
+    logit = logit_of(chance)
+    slope = Counted(lambda r: calibration_slope(chance[r], sick[r]), lambda n: calibration_slopes(logit, sick, n))
+    intercept = Counted(
+        lambda r: calibration_intercept(chance[r], sick[r]), lambda n: calibration_intercepts(logit, sick, n)
+    )
+    found["calibration slope"] = _Named(slope, "1 is right", True)
+    found["calibration intercept"] = _Named(intercept, "0 is right", True)
     return found
 
 
@@ -240,7 +255,7 @@ def _classes(one: Round, target: ClassTarget) -> dict[str, _Named]:
 
 
 def _mean(each: Sequence[Statistic]) -> Statistic:
-    return each[0] if len(each) == 1 else lambda rows: float(np.mean([one(rows) for one in each]))
+    return each[0] if len(each) == 1 else joined(lambda *values: np.mean(values, axis=0), each)
 
 
 def _unconditional(task: Task, rounds: Sequence[Round], target: Target) -> Metric:

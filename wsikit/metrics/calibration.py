@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 EDGE = 1e-6
 """Probabilities are kept this far from 0 and 1 before their logit is taken: models in float32 give exact ones."""
-_STEPS = 50
 
 
 def brier_score(probability: Any, label: Any) -> float:
@@ -197,15 +196,15 @@ def calibration_slope(probability: Any, positive: Any) -> float:
     """
     import numpy as np
 
+    from wsikit.metrics.counted import calibration_slopes
+
     logit, flag = _logits(probability, positive, "slope")
     if np.ptp(logit) < 1e-9:
         raise UndefinedMetricError("calibration slope: all probabilities are equal")
     low, high = logit[flag], logit[~flag]
     if low.min() >= high.max() or high.min() >= low.max():
         raise UndefinedMetricError("calibration slope: a threshold parts the classes without error; it is infinite")
-    centre, spread = logit.mean(), logit.std()
-    design = np.stack([np.ones(len(logit)), (logit - centre) / spread], 1)  # (P, 2), so that Newton's steps are good
-    return float(_newton(design, flag, np.zeros(len(logit)))[1] / spread)
+    return float(calibration_slopes(logit, flag, np.ones((1, len(logit))))[0])
 
 
 def calibration_intercept(probability: Any, positive: Any) -> float:
@@ -230,47 +229,28 @@ def calibration_intercept(probability: Any, positive: Any) -> float:
     """
     import numpy as np
 
+    from wsikit.metrics.counted import calibration_intercepts
+
     logit, flag = _logits(probability, positive, "intercept")
-    return float(_newton(np.ones((len(logit), 1)), flag, logit)[0])
-
-
-def _newton(
-    design: npt.NDArray[np.float64], flag: npt.NDArray[np.bool_], offset: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Coefficients (K,) of the logistic regression of flags (P,) on a design (P, K), by halved Newton steps."""
-    import numpy as np
-
-    def loss(at: npt.NDArray[np.float64]) -> float:
-        eta = design @ at + offset
-        return float((np.logaddexp(0, eta) - flag * eta).sum())
-
-    beta = np.zeros(design.shape[1])
-    now = loss(beta)
-    for _ in range(_STEPS):
-        share = 1 / (1 + np.exp(-np.clip(design @ beta + offset, -700, 700)))
-        gradient = design.T @ (share - flag)
-        weight = share * (1 - share)
-        step = np.linalg.solve((design * weight[:, None]).T @ design + 1e-12 * np.eye(len(beta)), gradient)
-        size = 1.0
-        while loss(beta - size * step) > now + 1e-12 and size > 1e-6:
-            size /= 2
-        beta = beta - size * step
-        now = loss(beta)
-        if np.abs(size * step).max() < 1e-10:
-            break
-    return beta
+    return float(calibration_intercepts(logit, flag, np.ones((1, len(logit))))[0])
 
 
 def _logits(probability: Any, positive: Any, name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    import numpy as np
 
     chance, flag = _checked(probability, positive)
     if flag.all() or not flag.any():
         raise UndefinedMetricError(
             f"calibration {name}: {int(flag.sum())} positives among {len(flag)} patients, expected some of both classes"
         )
+    return logit_of(chance), flag
+
+
+def logit_of(chance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log(p / (1 - p)) of probabilities, which are kept :data:`EDGE` from 0 and 1."""
+    import numpy as np
+
     chance = np.clip(chance, EDGE, 1 - EDGE)
-    return np.log(chance) - np.log1p(-chance), flag
+    return np.asarray(np.log(chance) - np.log1p(-chance), np.float64)
 
 
 def _checked(probability: Any, positive: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
