@@ -41,7 +41,7 @@ docs-check: setup
 test:      MARKERS := not slow and not gpu and not weights
 test-full: MARKERS := not gpu and not weights
 test test-full: lint docs-check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKERS)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(MARKERS)"
 
 bench: setup
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

@@ -102,7 +102,7 @@ def test_where_nothing_is_planted_nothing_is_found(planted, experiment, tmp_path
     assert sum(m.interval.low < 0.5 < m.interval.high for m in found) >= 3
 
 
-@pytest.mark.parametrize("kind", ["class", "survival"])
+@pytest.mark.parametrize("kind", ["class", pytest.param("survival", marks=pytest.mark.slow)])
 def test_equal_arguments_give_equal_bytes_in_one_process_and_in_two(runs, planted, experiment, tmp_path, kind):
     first = runs(kind)
     crossval(experiment(planted, tmp_path / "second", kind), workers=2)
@@ -121,7 +121,7 @@ def garbled(runs, planting, tmp_path_factory):
     return planting(tmp_path_factory.mktemp("garbled") / "cohort", garbage=runs("class").splits.folds[1].test)
 
 
-@pytest.mark.parametrize("kind", ["class", "survival", "continuous"])
+@pytest.mark.parametrize("kind", ["class", "survival", pytest.param("continuous", marks=pytest.mark.slow)])
 def test_test_patients_decide_nothing(runs, planted, garbled, experiment, tmp_path, kind):
     """With garbage for a fold's test patients, all that was fitted for the fold is as it was, bit for bit."""
     fixed = {"file": runs("class").out / "splits.csv", "inner_folds": 2}

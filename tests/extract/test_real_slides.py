@@ -87,6 +87,7 @@ def test_all_at_four_micrometres_with_a_manifest(slides_dir, tmp_path, manifest,
     assert tree_of(tmp_path / "b.zarr") == before
 
 
+@pytest.mark.slow
 def test_re_extraction_of_real_slides(slides_dir, tmp_path):
     """Three stains of two laboratories: all agree; a slide replaced after extraction does not."""
     folder = tmp_path / "slides"

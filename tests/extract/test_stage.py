@@ -123,6 +123,7 @@ def test_pseudonyms_go_with_the_copies(two_slides, tmp_path):
     assert not progress.opened & {"a.svs", "b.svs"}
 
 
+@pytest.mark.slow
 def test_a_budget_below_the_second_slide(real, unstaged, tree_of, tmp_path):
     progress = Watch(tmp_path / "disk")
     report = wk.extract_features(

@@ -216,6 +216,7 @@ def test_a_run_that_was_only_asleep_gives_way(slides, undisturbed, tmp_path):
     assert verify_store(wk.open_store(store)) == []
 
 
+@pytest.mark.slow
 def test_a_lease_of_a_silent_machine_is_taken_over(slides, undisturbed, tmp_path):
     """What a node that was switched off leaves behind, in a store that is half done."""
     store = tmp_path / "a.zarr"

@@ -56,7 +56,7 @@ SETTINGS = [
     pytest.param({"optimizer": "sgd", "batch_patients": 1, "train": np.arange(9)}, id="one rank has none", marks=SLOW),
     pytest.param({"max_step_tiles": 30}, id="in parts", marks=SLOW),
     pytest.param({"balance": "sampling", "mixup": 0.3, "keep": "best", "patience": 2, "learning_rate": 0.05,
-                  "epochs": 30}, id="sampling, mixup, the best epoch"),
+                  "epochs": 30}, id="sampling, mixup, the best epoch", marks=SLOW),
 ]  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def test_each_fold_has_the_settings_that_its_own_study_chose(tuned, tmp_path):
         assert np.array_equal(plain.model.prediction[rows], found.estimate.model.prediction[rows])
 
 
-@pytest.mark.parametrize("kind", ["class", "survival", "continuous"])
+@pytest.mark.parametrize("kind", ["class", "survival", pytest.param("continuous", marks=pytest.mark.slow)])
 def test_outcomes_of_the_tested_patients_change_no_trial_and_no_choice(
     tuned, planted, planting, experiment, tmp_path, kind
 ):
