@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from wsikit.cohort.faiss_search import nearest_by_faiss
 from wsikit.cohort.graphs import GraphSettings, build_graph, induced
 from wsikit.errors import ConfigError
 
@@ -19,6 +20,8 @@ KINDS = {
     "radius": GraphSettings(kind="radius", radius_um=230.0),
     "euclidean": GraphSettings(kind="features", k=4),
     "cosine": GraphSettings(kind="features", k=4, metric="cosine", symmetric=False),
+    "faiss": GraphSettings(kind="features", k=4, search="faiss"),
+    "faiss, cosine": GraphSettings(kind="features", k=4, metric="cosine", search="faiss", symmetric=False),
 }
 
 
@@ -108,6 +111,26 @@ def test_duplicate_features_and_far_from_zero():
     assert (edges[0] != edges[1]).all()
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_of_many_tiles_faiss_finds_nearly_all_neighbours(metric):
+    """Tiles of 300 looks, each with its own spread: of the true neighbours at least 95 %, and the same at each call."""
+    rng, n, k = np.random.default_rng(0), 26_000, 8
+    x = rng.normal(size=(300, 16))[rng.integers(0, 300, n)] + rng.normal(size=(n, 16)) * rng.uniform(0.05, 0.6, (n, 1))
+    x[:20] = x[0]  # more alike than there are neighbours
+    found = nearest_by_faiss(x, k, metric)
+    np.testing.assert_array_equal(found, nearest_by_faiss(x, k, metric))
+    assert (found[0] != found[1]).all()
+    np.testing.assert_array_equal(found[1], np.repeat(np.arange(n), k))
+    assert all(len(set(row)) == k for row in found[0].reshape(n, k).tolist())
+    asked = np.arange(20, n, 130)  # without those that are all alike
+    y = x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
+    distance = np.square(y[asked]).sum(1)[:, None] + np.square(y).sum(1) - 2 * y[asked] @ y.T
+    distance[np.arange(len(asked)), asked] = np.inf
+    true = np.argpartition(distance, k, axis=1)[:, :k]
+    shared = [len(set(a) & set(b)) for a, b in zip(true.tolist(), found[0].reshape(n, k)[asked].tolist(), strict=True)]
+    assert np.mean(shared) / k > 0.95
+
+
 def test_a_radius_of_so_many_steps_holds_the_tiles_that_far():
     grid = np.stack([np.arange(9), np.zeros(9, np.int64)], 1)
     for steps in (1, 3):
@@ -144,6 +167,7 @@ def test_what_is_missing_is_named():
         ({"radius_um": 10.0}, "radius_um goes with kind 'radius'"),
         ({"kind": "radius", "radius_um": 10.0, "k": 4}, "would change nothing"),
         ({"metric": "cosine"}, "'cosine' is of kind 'features'"),
+        ({"search": "faiss"}, "'faiss' is of kind 'features'"),
         ({"symmetric": False}, "always symmetric"),
         ({"kind": "knn", "k": 0}, "greater than or equal to 1"),
         ({"neighbours": 8}, "Extra inputs"),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wsikit.cohort.faiss_search import nearest_by_faiss
 from wsikit.errors import ConfigError
 
 Edges = npt.NDArray[np.int64]
@@ -33,6 +34,8 @@ class GraphSettings(BaseModel):
             and ``features``.
         radius_um: Largest distance of the origins of joined tiles in micrometres, for ``radius``.
         metric: Of ``features``: ``euclidean`` or ``cosine``.
+        search: Of ``features``: ``exact`` compares all pairs; ``faiss``, from 25,000 tiles on, a few in a hundred of
+            them, and misses some neighbours (:func:`wsikit.cohort.faiss_search.nearest_by_faiss`, on the CPU).
         symmetric: Whether a tile that is among another's nearest also has it as a neighbour (``knn``,
             ``features``; the other kinds always are).
         self_loops: Whether each tile is its own neighbour, too. Models that need that add it themselves.
@@ -44,6 +47,7 @@ class GraphSettings(BaseModel):
     k: Annotated[int, Field(ge=1)] = 8
     radius_um: Annotated[float, Field(gt=0)] | None = None
     metric: Literal["euclidean", "cosine"] = "euclidean"
+    search: Literal["exact", "faiss"] = "exact"
     symmetric: bool = True
     self_loops: bool = False
 
@@ -57,6 +61,8 @@ class GraphSettings(BaseModel):
             raise ValueError(f"kind 'radius' takes all tiles within radius_um; k={self.k} would change nothing")
         if self.kind != "features" and self.metric != "euclidean":
             raise ValueError(f"metric {self.metric!r} is of kind 'features', not {self.kind!r}")
+        if self.kind != "features" and self.search != "exact":
+            raise ValueError(f"search {self.search!r} is of kind 'features', not {self.kind!r}")
         if self.kind in ("grid", "radius") and not self.symmetric:
             raise ValueError(f"kind {self.kind!r} is always symmetric")
         return self
@@ -119,7 +125,10 @@ def build_graph(
             edges = _nearest_places(grid[rows], settings.k)
         else:
             assert x is not None
-            edges = _nearest_features(x[rows], settings.k, settings.metric, device)
+            if settings.search == "faiss":
+                edges = nearest_by_faiss(x[rows], settings.k, settings.metric)
+            else:
+                edges = _nearest_features(x[rows], settings.k, settings.metric, device)
         found_edges.append(rows[edges])
     edges = np.concatenate(found_edges, axis=1)
     if settings.symmetric:
