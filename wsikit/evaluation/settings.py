@@ -14,8 +14,8 @@ from wsikit.evaluation.tuning.settings import Tuned, TuneSettings
 from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import JOIN
+from wsikit.training.logs import LogSettings
 from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
-from wsikit.training.wandb_log import LogSettings
 
 
 class SplitSettings(Strict):
