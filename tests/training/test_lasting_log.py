@@ -30,7 +30,7 @@ def test_owed_epochs_come_in_order_and_the_error_is_said_once():
     inner, said = Moody(), []
     log = LastingLog(inner, "Name", say=said.append, again_s=0)
     log(EPOCHS[0])
-    inner.wrong = ValueError("not <html>\nbut a page")  # of no kind that a client promises
+    inner.wrong = ValueError("no answer but\n<html>" + "x" * 1000)  # of no kind that a client promises
     log(EPOCHS[1])
     log(EPOCHS[2])
     inner.wrong = None
@@ -42,7 +42,7 @@ def test_owed_epochs_come_in_order_and_the_error_is_said_once():
     assert inner.got == [1, 2, 3, 4, 5]
     assert inner.closed == [True]
     assert said == [
-        "Name did not take epoch 2, training goes on: ValueError: not <html>",
+        "Name did not take epoch 2, training goes on: ValueError: no answer but <html>" + "x" * 180,
         "Name has all epochs again",
         "Name did not take epoch 5, training goes on: OSError: away",
         "Name has all epochs again",

@@ -163,7 +163,7 @@ def test_outside_of_tests_too_nobody_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_gets_all_epochs_though_it_was_away(server, tmp_path):
+def test_a_server_gets_all_epochs_though_it_was_away(server, tmp_path, capfd):
     uri, begin, end = server
     begin()
     said = []
@@ -184,6 +184,7 @@ def test_a_server_gets_all_epochs_though_it_was_away(server, tmp_path):
     assert (run.info.status, run.data.params, run.info.user_id) == ("FINISHED", PARAMETERS, "unknown")
     assert run.data.tags == {"mlflow.runName": "label"}
     assert not (tmp_path / "mlflow.db").exists()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_server_that_is_not_there_is_an_error_before_the_training(tmp_path):

@@ -62,6 +62,5 @@ class LastingLog:
 
 
 def _short(error: Exception) -> str:
-    """Its first line: some hold a whole page of HTML."""
-    text = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:200]}"
+    """In one line: some hold a whole page of HTML."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -92,7 +92,8 @@ class MlflowLog:
         # The same moment when it is told again: what has arrived after all is then no second point of the curve.
         at = self._made_at.setdefault(epoch.number, time.time_ns() // 1_000_000)
         points = [Metric(name, value, at, epoch.number) for name, value in curves(epoch).items()]
-        self._client.log_batch(self._run, metrics=points, synchronous=True)
+        with _quiet():
+            self._client.log_batch(self._run, metrics=points, synchronous=True)
 
     def close(self, *, failed: bool = False) -> None:
         """No epoch will follow.
@@ -100,7 +101,7 @@ class MlflowLog:
         Raises:
             mlflow.exceptions.MlflowException: The server or the file cannot be told.
         """
-        with self._open:
+        with self._open, _quiet():
             self._client.set_terminated(self._run, status="FAILED" if failed else "FINISHED")
 
     def _begin(self, where: str, experiment: str, name: str, config: Mapping[str, Any], opened: ExitStack) -> None:
@@ -192,13 +193,15 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what MLflow says, and SQLAlchemy of MLflow, when a file is made."""
-    logger = logging.getLogger("mlflow.store.db")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Without what it prints of an error that is raised as well, and without SQLAlchemy's word on MLflow's tables."""
+    loggers = [logging.getLogger(name) for name in ("mlflow.store.db", "urllib3.connectionpool")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
