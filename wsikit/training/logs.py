@@ -48,7 +48,7 @@ class LogSettings(Strict):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(expected)
-        if parts.username is not None or parts.password is not None:
+        if "@" in value:
             raise ValueError(
                 "a configuration is no place for a password: set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
