@@ -71,14 +71,12 @@ class MlflowLog:
             open_until_closed.enter_context(_environment())
             try:
                 with _quiet():
-                    self._begin(where, experiment, name, config, open_until_closed)
+                    self._begin(where, experiment, name, config, before, open_until_closed)
             except ImportError as e:
                 raise ConfigError(
                     f"log: {{mlflow: ...}} needs mlflow-skinny, SQLAlchemy and alembic: {e}; "
                     "pip install 'wsikit[mlflow]'"
                 ) from e
-            for epoch in before:
-                self(epoch)
             self._open = open_until_closed.pop_all()
 
     def __call__(self, epoch: Epoch) -> None:
@@ -104,7 +102,15 @@ class MlflowLog:
         with self._open, _quiet():
             self._client.set_terminated(self._run, status="FAILED" if failed else "FINISHED")
 
-    def _begin(self, where: str, experiment: str, name: str, config: Mapping[str, Any], opened: ExitStack) -> None:
+    def _begin(
+        self,
+        where: str,
+        experiment: str,
+        name: str,
+        config: Mapping[str, Any],
+        before: Sequence[Epoch],
+        opened: ExitStack,
+    ) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
@@ -118,6 +124,8 @@ class MlflowLog:
             settings = [Param(key, value) for key, value in _flat(config)]
             for start in range(0, len(settings), AT_ONCE):
                 self._client.log_batch(self._run, params=settings[start : start + AT_ONCE], synchronous=True)
+            for epoch in before:
+                self(epoch)
         except (MlflowException, OSError) as e:  # no network, no permission, another version's tables
             raise ConfigError(
                 f"log: MLflow cannot begin a run of {experiment!r} in {where}: {e}; without 'mlflow_uri' it is written "
