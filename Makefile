@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
-EXTRAS := encoders,segmenters,dicom,cluster,cloud,logging,search,tune,wandb,scverse,docs,test
+EXTRAS := encoders,segmenters,dicom,cluster,cloud,logging,search,tune,wandb,mlflow,scverse,docs,test
 
 .PHONY: setup demo lint types types-windows docs-check test test-full bench docs
 

@@ -109,8 +109,8 @@ def settings_page() -> str:
     from wsikit.cohort.endpoints import ClassLabel, Continuous, Survival
     from wsikit.evaluation.settings import EvaluationSettings, Experiment, SplitSettings
     from wsikit.evaluation.tuning.settings import TuneSettings
+    from wsikit.training.logs import LogSettings
     from wsikit.training.settings import ModelSettings, TrainingSettings
-    from wsikit.training.wandb_log import LogSettings
 
     parts = [
         "# Settings of a cross-validation\n\nThe YAML file of `wsikit crossval`. Paths are relative to the file. "

@@ -117,6 +117,19 @@ def test_no_file_and_keys_that_are_no_words(tmp_path):
         experiment_from({1: "cohort"})
 
 
+@pytest.mark.parametrize(
+    "uri", ["https://me:s3cr:et@host.org/x", "postgresql://me:s3cr@et@host.org/x", "http://me:s3/s3cr@host.org/x"]
+)
+def test_a_password_in_an_address_is_not_repeated(uri):
+    log = {"mlflow": "experiment", "mlflow_uri": uri}
+    with pytest.raises(ConfigError, match=r"log.mlflow_uri is '\w+://...@host.org/x': ") as refused:
+        experiment_from({"cohort": "a.csv", "stores": "a.zarr", "endpoint": {}, "log": log})
+    assert "s3cr" not in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        experiment_from({"cohort": "a.csv", "stores": "a.zarr", "endpoint": {}, "log": {"mlflow_uri": uri}})
+    assert "s3cr" not in str(refused.value)
+
+
 def test_a_table_given_for_a_configuration_is_named(tmp_path):
     (tmp_path / "cohort.csv").write_text("slide_id,patient_id,label\na,a,0\n")
     with pytest.raises(ConfigError, match=r"cohort.csv is a table; expected a configuration .*'cohort: cohort.csv'"):

@@ -11,7 +11,7 @@ import pytest
 
 from wsikit.errors import ConfigError
 from wsikit.training.epoch import Epoch
-from wsikit.training.wandb_log import LogSettings, WandbLog
+from wsikit.training.wandb_log import WandbLog
 
 EPOCHS = [Epoch(n, 1.0 / n, 2.0 / n, math.nan if n == 2 else 0.5 + n / 100, 0.01 / n) for n in range(1, 4)]
 
@@ -53,7 +53,7 @@ def test_every_epoch_is_in_the_file_and_the_settings_too(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")  # what the environment says does not send anything
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     config = {"training": {"epochs": 3}, "encoder": "toy"}
-    log = WandbLog(tmp_path, LogSettings(wandb="project"), name="label", config=config, before=EPOCHS[:1])
+    log = WandbLog(tmp_path, "project", name="label", config=config, before=EPOCHS[:1])
     for epoch in EPOCHS[1:]:
         log(epoch)
     log.close()
@@ -80,5 +80,4 @@ def test_every_epoch_is_in_the_file_and_the_settings_too(tmp_path, monkeypatch):
 def test_without_it_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"needs wandb: pip install 'wsikit\[wandb\]'"):
-        WandbLog(tmp_path, LogSettings(wandb="project"), name="label", config={})
-    assert LogSettings().wandb is None  # nobody gets it without asking
+        WandbLog(tmp_path, "project", name="label", config={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -14,8 +15,8 @@ from wsikit.evaluation.tuning.settings import Tuned, TuneSettings
 from wsikit.registry import nearest
 from wsikit.store.places import ObjectPath, StorePath, place_of
 from wsikit.store.reader import JOIN
+from wsikit.training.logs import LogSettings
 from wsikit.training.settings import ModelSettings, Strict, TrainingSettings
-from wsikit.training.wandb_log import LogSettings
 
 
 class SplitSettings(Strict):
@@ -190,7 +191,7 @@ def experiment_from(values: dict[str, Any], *, where: str = "experiment") -> Exp
             elif problem["type"] == "missing":
                 lines.append(f"setting {name!r} is missing")
             else:
-                lines.append(f"{name} is {problem['input']!r}: {problem['msg']}")
+                lines.append(f"{name} is {_shown(problem['input'])}: {problem['msg']}")
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
     except TypeError as e:
         raise ConfigError(f"{where}: {e}") from None
@@ -213,6 +214,11 @@ def on_devices(experiment: Experiment, devices: int | None, accelerator: str | N
             f"{training.device.partition(':')[0]}, or leave --devices out"
         )
     return experiment.model_copy(update={"training": training})
+
+
+def _shown(value: object) -> str:
+    """A value that was refused, for an error that may end in a job's log: without a password in an address."""
+    return re.sub(r"://[^\s'\"]*@", "://...@", repr(value))
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:

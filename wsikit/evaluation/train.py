@@ -31,12 +31,11 @@ from wsikit.tasks.several import SeveralTask
 from wsikit.tasks.task import Values
 from wsikit.training.bundle import Bundle, save_bundle
 from wsikit.training.checkpoint import history_of
-from wsikit.training.epoch import Epoch, plain_history
+from wsikit.training.epoch import Epoch, EpochLog, plain_history
 from wsikit.training.fit import FitResult, fit, predict
-from wsikit.training.log import TrainingLog
+from wsikit.training.logs import begin_logs
 from wsikit.training.settings import graph_of
 from wsikit.training.start import StartReport
-from wsikit.training.wandb_log import WandbLog
 
 Say = Callable[[str], None]
 Rows = npt.NDArray[np.int64]
@@ -115,7 +114,7 @@ def train(
         bags.count(position)
     manifest = build_manifest(experiment, cohort, splits, bags)
     save_splits(splits, out / "splits.csv")
-    logs = _logs(experiment, before)
+    logs = _logs(experiment, before, say)
     failed = True
 
     def told(epoch: Epoch) -> None:
@@ -148,17 +147,13 @@ def train(
     return TrainResult(bundle, cohort, roles, found.history, found.best, len(before), started)
 
 
-def _logs(experiment: Experiment, before: tuple[Epoch, ...]) -> list[TrainingLog | WandbLog]:
-    """What is asked for first: where it cannot begin, no other has begun."""
-    logs: list[TrainingLog | WandbLog] = []
-    if experiment.log.wandb is not None:
-        config = {
-            "encoder": experiment.encoder,
-            "model": experiment.model.model_dump(mode="json", exclude={"init"}),
-            "training": experiment.training.model_dump(mode="json"),
-        }
-        logs.append(WandbLog(experiment.out, experiment.log, name=experiment.name, config=config, before=before))
-    return [*logs, TrainingLog(experiment.out, before)]
+def _logs(experiment: Experiment, before: tuple[Epoch, ...], say: Say) -> list[EpochLog]:
+    config = {
+        "encoder": experiment.encoder,
+        "model": experiment.model.model_dump(mode="json", exclude={"init"}),
+        "training": experiment.training.model_dump(mode="json"),
+    }
+    return begin_logs(experiment.log, experiment.out, name=experiment.name, config=config, before=before, say=say)
 
 
 def roles_of(experiment: Experiment, cohort: Cohort, number: int | None) -> Splits:

@@ -1,11 +1,11 @@
-"""What is known of an epoch when it has ended."""
+"""What is known of an epoch when it has ended, and what is told of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,22 @@ class Epoch:
     validation_loss: float
     validation_score: float
     learning_rate: float
+
+
+class EpochLog(Protocol):
+    """Is told of every epoch of a training."""
+
+    def __call__(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """No epoch will follow."""
+
+
+def curves(epoch: Epoch) -> dict[str, float]:
+    """Its values by the names that loggers group them by (``train/loss``); what is not defined is left out."""
+    values = {name.replace("_", "/", 1): value for name, value in asdict(epoch).items() if name != "number"}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def plain_history(history: Sequence[Epoch]) -> list[dict[str, float | None]]:

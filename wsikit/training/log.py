@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.store.objects import write_atomic
-from wsikit.training.epoch import Epoch
+from wsikit.training.epoch import Epoch, curves
 
 COLUMNS = ("number", "train_loss", "validation_loss", "validation_score", "learning_rate")
 
@@ -43,10 +42,8 @@ class TrainingLog:
         self._history.append(epoch)
         self._write()
         if self._events is not None:
-            for name in COLUMNS[1:]:
-                value = getattr(epoch, name)
-                if not math.isnan(value):
-                    self._events.add_scalar(name.replace("_", "/", 1), value, epoch.number)
+            for name, value in curves(epoch).items():
+                self._events.add_scalar(name, value, epoch.number)
             self._events.flush()
 
     def close(self, *, failed: bool = False) -> None:

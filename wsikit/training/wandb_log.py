@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wsikit.errors import ConfigError
-from wsikit.training.epoch import Epoch
-from wsikit.training.log import COLUMNS
-from wsikit.training.settings import Strict
-
-
-class LogSettings(Strict):
-    """Where the epochs of ``wsikit train`` are logged beside ``history.csv`` and TensorBoard.
-
-    Attributes:
-        wandb: Name of a Weights & Biases project; None: no such log.
-        online: Whether it is sent to their server while training. Else it is written to ``wandb/`` in the results,
-            and ``wandb sync`` sends it, if anybody wants that.
-    """
-
-    wandb: str | None = None
-    online: bool = False
+from wsikit.training.epoch import Epoch, curves
 
 
 class WandbLog:
@@ -34,7 +18,8 @@ class WandbLog:
 
     Args:
         folder: Where its ``wandb/`` is.
-        settings: Project, and whether it is sent.
+        project: Its name.
+        online: Whether it is sent to their server.
         name: Of the run.
         config: Settings of model and training, as plain values.
         before: Epochs of a training that is gone on with: they are logged first, as each call is a run of its own.
@@ -46,8 +31,9 @@ class WandbLog:
     def __init__(
         self,
         folder: Path,
-        settings: LogSettings,
+        project: str,
         *,
+        online: bool = False,
         name: str,
         config: Mapping[str, Any],
         before: Sequence[Epoch] = (),
@@ -57,17 +43,17 @@ class WandbLog:
         except ImportError as e:
             raise ConfigError("log: {wandb: ...} needs wandb: pip install 'wsikit[wandb]'") from e
         quiet = wandb.Settings(
-            mode="online" if settings.online else "offline",
+            mode="online" if online else "offline",
             console="off", silent=True, disable_git=True, save_code=False,
             x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
         )  # fmt: skip
         try:
             self._run: Any = wandb.init(
-                project=settings.wandb, name=name, config=dict(config), dir=str(folder), settings=quiet
+                project=project, name=name, config=dict(config), dir=str(folder), settings=quiet
             )
         except (wandb.Error, OSError) as e:  # no login, no network, no room on the disk
             raise ConfigError(
-                f"log: Weights & Biases cannot begin a run of {settings.wandb!r}: {e}; without 'online: true' it is "
+                f"log: Weights & Biases cannot begin a run of {project!r}: {e}; without 'online: true' it is "
                 "written to disk"
             ) from e
         for epoch in before:
@@ -75,8 +61,7 @@ class WandbLog:
 
     def __call__(self, epoch: Epoch) -> None:
         """An epoch has ended."""
-        values = {name.replace("_", "/", 1): getattr(epoch, name) for name in COLUMNS[1:]}
-        self._run.log({name: v for name, v in values.items() if not math.isnan(v)}, step=epoch.number)
+        self._run.log(curves(epoch), step=epoch.number)
 
     def close(self, *, failed: bool = False) -> None:
         """No epoch will follow."""
