@@ -264,6 +264,78 @@ def test_numbers_and_several_classes(runs, elsewhere, tmp_path):
     assert three.threshold is None
 
 
+@pytest.fixture(scope="module")
+def grouped(elsewhere):
+    """The same patients with labels, a sex, and an age that one of them has not; by name of a group who is in it."""
+    rows = rows_of(elsewhere / "cohort.csv")
+    for i, row in enumerate(rows):
+        row |= {"late": "" if i % 7 == 0 else i % 3 % 2, "odd": i % 2, "sex": "FM"[i % 3 > 0], "age": 40 + i % 40}
+    rows[5]["age"] = ""
+    members = {
+        "F": [r for r in rows if r["sex"] == "F"],
+        "M": [r for r in rows if r["sex"] == "M"],
+        "age below 60": [r for r in rows if r["age"] != "" and r["age"] < 60],
+        "age 60 or more": [r for r in rows if r["age"] != "" and r["age"] >= 60],
+        "no value": [rows[5]],
+    }
+    for name, some in {"grouped": rows, **members}.items():
+        with (elsewhere / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(some)
+    return list(members)
+
+
+@pytest.mark.parametrize("kind", ["class", "survival", "continuous", "ordinal", "labels"])
+def test_a_subgroup_is_measured_as_if_its_patients_were_the_cohort(runs, elsewhere, grouped, tmp_path, kind):
+    """Nothing in it depends on the others: the threshold, the horizon and the sets are of the training."""
+    models, more = runs(kind).out / "models", {"coverage": 0.8} if kind in ("class", "continuous", "ordinal") else {}
+
+    def of(table, **asked):
+        return evaluate_external(
+            elsewhere / "features.zarr",
+            models,
+            elsewhere / f"{table}.csv",
+            out=tmp_path / table,
+            **DRAWS | more | asked,
+        )
+
+    found = of("grouped", subgroups=["sex", "age:60"])
+    assert [(group.column, group.name) for group in found.subgroups] == list(
+        zip(["sex", "sex", "age", "age", "age"], grouped, strict=True)
+    )
+    for group in found.subgroups:
+        alone = of(group.name)
+        assert [found.cohort.patients[i] for i in group.rows] == list(alone.cohort.patients)
+        assert alone.model.metrics == group.metrics
+    assert len(found.subgroups[-1].rows) == 1
+    undefined = [m for m in found.subgroups[-1].metrics if m.value is None]
+    assert undefined  # one patient cannot be ranked
+    assert all(m.note for m in undefined)
+
+
+def test_subgroups_are_written_and_those_of_an_earlier_call_go(runs, elsewhere, grouped, tmp_path):
+    table, out = elsewhere / "grouped.csv", tmp_path / "out"
+
+    def of(**asked):
+        models = runs("class").out / "models"
+        return evaluate_external(elsewhere / "features.zarr", models, table, out=out, **DRAWS | asked)
+
+    found = of(subgroups=["sex"])
+    women, men = found.subgroups
+    written = rows_of(out / "subgroups.csv")
+    assert [(row["column"], row["group"], row["patients"]) for row in written] == [
+        ("sex", group.name, str(len(group.rows))) for group in (women, men) for _ in group.metrics
+    ]
+    assert [row["metric"] for row in written[: len(women.metrics)]] == [m.name for m in found.model.metrics]
+    assert float(written[len(women.metrics)]["value"]) == men.metrics[0].value
+    assert json.loads((out / "external.json").read_text())["subgroups"] == ["sex"]
+    of()
+    assert not (out / "subgroups.csv").exists()
+    with pytest.raises(ConfigError, match="subgroups: no column 'sexx'; did you mean 'sex'"):
+        of(subgroups=["sexx"])
+
+
 def test_what_an_endpoint_cannot_have_is_refused_at_once(runs, elsewhere, tmp_path):
     with pytest.raises(ConfigError, match="logistic recalibration is of the probability of one of two classes"):
         evaluated(runs("survival"), elsewhere, tmp_path / "out", recalibrate="slope")

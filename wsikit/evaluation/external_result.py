@@ -11,7 +11,7 @@ from wsikit.evaluation.assessment import ClassSets, Intervals
 from wsikit.evaluation.external_survival import Absolute
 from wsikit.evaluation.outliers import Unlikeness
 from wsikit.evaluation.recalibration import Recalibration
-from wsikit.evaluation.result import ModelResult
+from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank
 
 
@@ -37,6 +37,7 @@ class ExternalResult:
         log_rank: Test of the risk groups; None unless survival, or where there is one group only.
         notes: What a careful reader has to be told of this cohort.
         manifest: ``external.json``.
+        subgroups: The models as they were trained among patients of a site, sex, age: those that were asked for.
     """
 
     out: Path
@@ -56,3 +57,4 @@ class ExternalResult:
     log_rank: LogRank | None
     notes: tuple[str, ...]
     manifest: dict[str, Any]
+    subgroups: tuple[SubgroupResult, ...] = ()
