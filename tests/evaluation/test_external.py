@@ -15,7 +15,17 @@ from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.external import evaluate_external
 from wsikit.evaluation.external_survival import Absolute, risk_calibration
 from wsikit.evaluation.predict import predict_slides
-from wsikit.metrics import calibration_intercept, calibration_slope, censoring_curve, harrell_c, kaplan_meier, uno_c
+from wsikit.evaluation.recalibration import parts_of
+from wsikit.evaluation.recalibration_survival import fit_risks
+from wsikit.metrics import (
+    calibration_intercept,
+    calibration_slope,
+    censoring_curve,
+    harrell_c,
+    kaplan_meier,
+    survival_brier,
+    uno_c,
+)
 from wsikit.store.writer import begin_store
 from wsikit.training.bundle import load_bundle
 
@@ -221,6 +231,39 @@ def test_survival_is_measured_by_the_trainings_censoring_and_horizon(runs, elsew
         evaluated(result, elsewhere, tmp_path / "out", horizon=1e6)
 
 
+def test_recalibrated_risks_stand_second_and_each_patients_own_outcome_teaches_nothing(runs, elsewhere, tmp_path):
+    models = runs("survival")
+    plain = evaluated(models, elsewhere, tmp_path / "a")
+    both = evaluated(models, elsewhere, tmp_path / "b", recalibrate="slope")
+    assert both.model.metrics == plain.model.metrics
+    assert both.recalibrated.name == (
+        "recalibrated on 70 external patients (slope and baseline hazard, 5-fold cross-fitted)"
+    )
+    assert [m.name for m in both.recalibrated.metrics] == ["calibration slope", "observed / expected", "Brier score"]
+    target, at, x = both.cohort.target, both.absolute.horizon, both.model.prediction[:, 0]
+    risk = both.recalibrated.prediction[:, 0]
+    assert value(both.model, "Brier score") == survival_brier(both.absolute.risk, target.time, target.event, at=at)
+    assert value(both.recalibrated, "Brier score") == survival_brier(risk, target.time, target.event, at=at)
+    assert both.recalibration.slope == value(both.model, "calibration slope")
+    # off from 1 by what five other fifths teach of one, and no more
+    assert abs(np.log(value(both.recalibrated, "observed / expected"))) < 0.1
+    assert abs(value(both.recalibrated, "calibration slope") - 1) < 0.25
+    (part,) = {p for p in range(5) if parts_of(70, 5, 0)[3] == p}
+    others = parts_of(70, 5, 0) != part
+    taught = fit_risks(x[others], target.time[others], target.event[others], "slope", at=at)
+    assert risk[3] == pytest.approx(float(taught(x[3])))
+    facts = json.loads((tmp_path / "b" / "external.json").read_text())["recalibration"]
+    assert facts["learnt on"] == 70
+    hazard, slope = facts["risk = 1 - exp(-hazard exp(slope log_risk))"]
+    assert (slope, facts["until"]) == (both.recalibration.slope, at)
+    assert both.recalibration(x) == pytest.approx(1 - np.exp(-hazard * np.exp(slope * x)))
+    written = rows_of(tmp_path / "b" / "predictions.csv")
+    assert [float(r[f"recalibrated_risk_at_{at:.4g}_months"]) for r in written] == risk.tolist()
+    late = evaluated(models, elsewhere, tmp_path / "c", recalibrate="intercept", horizon=at * 1.2)
+    assert late.recalibration.slope == 1
+    assert "(baseline hazard, 5-fold cross-fitted)" in late.recalibrated.name
+
+
 def test_stated_risks_of_a_cross_validation_are_those_that_come_true(runs, planted):
     """Out of fold the mean stated risk at the horizon is near the observed one: the baseline is of those patients."""
     result = runs("survival")
@@ -337,8 +380,8 @@ def test_subgroups_are_written_and_those_of_an_earlier_call_go(runs, elsewhere, 
 
 
 def test_what_an_endpoint_cannot_have_is_refused_at_once(runs, elsewhere, tmp_path):
-    with pytest.raises(ConfigError, match="logistic recalibration is of the probability of one of two classes"):
-        evaluated(runs("survival"), elsewhere, tmp_path / "out", recalibrate="slope")
+    with pytest.raises(ConfigError, match="of one of two classes, or of survival risks, and the models"):
+        evaluated(runs("continuous"), elsewhere, tmp_path / "out", recalibrate="slope")
     with pytest.raises(ConfigError, match="recalibrate: 'isotonic', expected 'intercept', or 'slope'"):
         evaluated(runs("class"), elsewhere, tmp_path / "out", recalibrate="isotonic")
     with pytest.raises(ConfigError, match="no survival; leave out --horizon"):

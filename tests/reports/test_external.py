@@ -17,6 +17,7 @@ from wsikit.evaluation.external_result import ExternalResult
 from wsikit.evaluation.external_survival import Absolute
 from wsikit.evaluation.outliers import unlikeness
 from wsikit.evaluation.recalibration import Recalibration
+from wsikit.evaluation.recalibration_survival import RiskRecalibration
 from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import log_rank
 from wsikit.evaluation.scores import measured, metrics_of
@@ -99,6 +100,21 @@ def test_the_recalibrated_column_is_the_second_and_has_its_own_numbers_only(make
     assert cells["calibration slope"][1].strip().startswith("0.51")
     assert "learnt on all 16" in text
     assert "logit\N{NO-BREAK SPACE}p\N{PRIME} = -0.250 + 0.500" in html.unescape(page)
+
+
+def test_recalibrated_risks_have_their_curve_and_the_formula_for_further_patients(make_external):
+    result = make_external("survival")
+    risk = np.linspace(0.1, 0.6, len(result.cohort))[:, None]
+    second = ModelResult("recalibrated on 16 patients", risk, result.model.metrics[-1:])
+    mended = replace(result, recalibrated=second, recalibration=RiskRecalibration("slope", 0.25, 1.5, 8.0, 16))
+    _, text = read(write_external_report(mended))
+    words = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        "risk until 8 months = 1 \N{MINUS SIGN} exp(\N{MINUS SIGN}0.25 exp(1.500 log_risk)), learnt on all 16" in words
+    )
+    with_second = cv2.imread(str(result.out / "figures" / "risk_calibration.png"))
+    write_external_report(result)
+    assert cv2.imread(str(result.out / "figures" / "risk_calibration.png")).shape != with_second.shape  # a line less
 
 
 def test_sets_are_counted_by_size(make_external):

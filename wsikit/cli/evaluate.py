@@ -32,7 +32,8 @@ def command(
     recalibrate: Annotated[
         str | None,
         typer.Option(
-            help="Add a second result, recalibrated on these patients: intercept, or slope (and intercept).",
+            help="Add a second result, recalibrated on these patients: intercept, or slope (and intercept); "
+            "of survival the intercept is the baseline hazard.",
         ),
     ] = None,
     coverage: Annotated[

@@ -20,18 +20,20 @@ from wsikit.evaluation.ensemble import calls_of, load_models, mean_of, predictio
 from wsikit.evaluation.external_files import write_external
 from wsikit.evaluation.external_metrics import Said, metrics_among
 from wsikit.evaluation.external_result import ExternalResult
-from wsikit.evaluation.external_survival import absolute_risks
+from wsikit.evaluation.external_survival import absolute_risks, risk_metrics
 from wsikit.evaluation.known import Group, check_strangers, groups_of
 from wsikit.evaluation.manifest import DISTRIBUTIONS
 from wsikit.evaluation.predict import Say, features_of
-from wsikit.evaluation.recalibration import HOW, PARTS, How, cross_fitted, fit_recalibration
+from wsikit.evaluation.recalibration import HOW, PARTS, How, Recalibration, cross_fitted, fit_recalibration
+from wsikit.evaluation.recalibration_survival import RiskRecalibration, cross_fitted_risks, fit_risks
 from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank
-from wsikit.evaluation.scores import metrics_of
+from wsikit.evaluation.scores import metrics_of, strata
 from wsikit.evaluation.settings import EvaluationSettings
 from wsikit.evaluation.subgroups import Subgroup, subgroups_of
 from wsikit.extract.run import Progress
 from wsikit.metrics import UndefinedMetricError
+from wsikit.metrics.calibration import EDGE
 from wsikit.provenance import sha256_file, versions
 from wsikit.store.places import ObjectPath, place_of
 from wsikit.tasks.task import Values, create_task
@@ -73,7 +75,8 @@ def evaluate_external(
         models: A bundle, or a folder of bundles (their mean).
         table: CSV with slide_id, patient_id and the outcome in the columns that the models were trained with.
         out: Folder for the results.
-        recalibrate: Also give a second result, with probabilities recalibrated on these patients, cross-fitted.
+        recalibrate: Also give a second result, with probabilities recalibrated on these patients, cross-fitted; of
+            survival with risks at the horizon whose baseline hazard is theirs.
         coverage: Also give prediction sets, and how often they held the truth.
         by_class: For each class's patients.
         horizon: Of survival, the time at which risks are compared.
@@ -137,9 +140,9 @@ def _check_request(
     if recalibrate is not None:
         if recalibrate not in HOW:
             raise ConfigError(f"recalibrate: {recalibrate!r}, expected 'intercept', or 'slope' (with intercept)")
-        if endpoint.kind != "class" or len(getattr(endpoint, "classes", ())) != 2:
+        if endpoint.kind != "survival" and (endpoint.kind != "class" or len(getattr(endpoint, "classes", ())) != 2):
             raise ConfigError(
-                "recalibrate: logistic recalibration is of the probability of one of two classes, and the models "
+                "recalibrate: of the probability of one of two classes, or of survival risks, and the models "
                 f"predict {endpoint.title!r} (kind {endpoint.kind!r}); leave out --recalibrate"
             )
     if coverage is not None:
@@ -209,6 +212,8 @@ def _log_rank(target: SurvivalTarget, calls: Sequence[str]) -> LogRank | None:
 def _recalibrated(result: ExternalResult, how: How, settings: EvaluationSettings) -> ExternalResult:
     """The result with a second one beside it; where there is none, a note says why."""
     target, cohort = result.cohort.target, result.cohort
+    if isinstance(target, SurvivalTarget):
+        return _recalibrated_risks(result, target, how, settings)
     assert isinstance(target, ClassTarget)
     chance, positive = np.clip(result.model.prediction[:, 1], 0, 1), target.label == 1
     try:
@@ -223,6 +228,26 @@ def _recalibrated(result: ExternalResult, how: How, settings: EvaluationSettings
     name = f"recalibrated on {len(cohort)} external patients ({learnt}, {PARTS}-fold cross-fitted)"
     second = ModelResult(name, prediction, tuple(m for m in every if m.name in OF_PROBABILITIES))
     return replace(result, recalibrated=second, recalibration=whole)
+
+
+def _recalibrated_risks(
+    result: ExternalResult, target: SurvivalTarget, how: How, settings: EvaluationSettings
+) -> ExternalResult:
+    """The same of survival: risks at the horizon, with a baseline hazard of this cohort."""
+    assert result.absolute is not None
+    log_risk, at = result.model.prediction[:, 0], result.absolute.horizon
+    try:
+        whole = fit_risks(log_risk, target.time, target.event, how, at=at)
+        risk = cross_fitted_risks(log_risk, target.time, target.event, how, at=at)
+    except UndefinedMetricError as e:
+        return replace(result, notes=(*result.notes, f"No recalibration: {e}."))
+    # the linear predictor that these risks amount to: parts differ in hazard and slope
+    steps = np.log(-np.log1p(-np.clip(risk, EDGE, 1 - EDGE)))
+    kept = strata(target, np.zeros(len(target), np.int64))
+    metrics = risk_metrics(steps, replace(result.absolute, risk=risk), target, kept, settings)
+    learnt = "baseline hazard" if how == "intercept" else "slope and baseline hazard"
+    name = f"recalibrated on {len(target)} external patients ({learnt}, {PARTS}-fold cross-fitted)"
+    return replace(result, recalibrated=ModelResult(name, risk[:, None], tuple(metrics)), recalibration=whole)
 
 
 def _notes(result: ExternalResult) -> list[str]:
@@ -282,11 +307,18 @@ def _manifest(
         "excluded": cohort.excluded,
         "threshold": {"value": result.threshold, "chosen on": result.cuts, "frozen": True},
         "horizon": None if result.absolute is None else [result.absolute.horizon, result.absolute.unit],
-        "recalibration": None
-        if mended is None
-        else {"logit p' = intercept + slope logit p": [mended.intercept, mended.slope], "learnt on": mended.patients},
+        "recalibration": None if mended is None else _formula(mended),
         "resamples": settings.bootstrap,
         "subgroups": list(settings.subgroups),
         "results": {m.name: m.value for m in result.model.metrics},
         "versions": versions(DISTRIBUTIONS),
     }
+
+
+def _formula(mended: Recalibration | RiskRecalibration) -> dict[str, Any]:
+    """The recalibration for use on further patients."""
+    if isinstance(mended, Recalibration):
+        said: dict[str, Any] = {"logit p' = intercept + slope logit p": [mended.intercept, mended.slope]}
+    else:
+        said = {"risk = 1 - exp(-hazard exp(slope log_risk))": [mended.hazard, mended.slope], "until": mended.at}
+    return said | {"learnt on": mended.patients}

@@ -32,13 +32,12 @@ def _predictions(result: ExternalResult, path: Path) -> None:
     cohort, extra = result.cohort, {}
     if any(result.calls):
         extra["risk_group" if cohort.endpoint.kind == "survival" else "predicted_class"] = list(result.calls)
+    stated = result.columns[-1]
     if result.absolute is not None:
-        extra[f"risk_at_{result.absolute.horizon:.4g}_{result.absolute.unit}"] = [
-            repr(float(v)) for v in result.absolute.risk
-        ]
-    if result.recalibrated is not None:
-        mended = result.recalibrated.prediction[:, 1]
-        extra[f"recalibrated_{result.columns[1]}"] = [repr(float(v)) for v in mended]
+        stated = f"risk_at_{result.absolute.horizon:.4g}_{result.absolute.unit}"
+        extra[stated] = [repr(float(v)) for v in result.absolute.risk]
+    if result.recalibrated is not None:  # of two classes the second, of survival the risk
+        extra[f"recalibrated_{stated}"] = [repr(float(v)) for v in result.recalibrated.prediction[:, -1]]
     extra |= {} if result.unlike is None else unlike_columns(result.unlike)
     extra |= {} if result.sets is None else result.sets.columns()
     truth = truth_columns(cohort.target)

@@ -11,6 +11,7 @@ from wsikit.evaluation.assessment import ClassSets, Intervals
 from wsikit.evaluation.external_survival import Absolute
 from wsikit.evaluation.outliers import Unlikeness
 from wsikit.evaluation.recalibration import Recalibration
+from wsikit.evaluation.recalibration_survival import RiskRecalibration
 from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank
 
@@ -24,7 +25,8 @@ class ExternalResult:
         cohort: Patients, slides, exclusions.
         columns: Names of the prediction's columns.
         model: As it was trained: this is the result.
-        recalibrated: A second one, whose probabilities were learnt on these patients; None unless asked for.
+        recalibrated: A second one, whose probabilities were learnt on these patients; None unless asked for. Of
+            survival its prediction is the risk at the horizon, (P, 1).
         recalibration: Learnt on all of them, for use on further ones; None likewise.
         models: How many were averaged.
         trained: On how many patients.
@@ -45,7 +47,7 @@ class ExternalResult:
     columns: tuple[str, ...]
     model: ModelResult
     recalibrated: ModelResult | None
-    recalibration: Recalibration | None
+    recalibration: Recalibration | RiskRecalibration | None
     models: int
     trained: int
     threshold: float | None

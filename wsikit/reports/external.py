@@ -47,6 +47,7 @@ def write_external_report(result: ExternalResult) -> Path:
         figures=external_figures(result, result.out / "figures"),
         metrics=table_of(models),
         recalibration=result.recalibration,
+        absolute=result.absolute,
         subgroups=subgroup_table(result.subgroups, result.model, cohort.target),
         sets=_sets(result),
         unlike=result.unlike,
