@@ -100,7 +100,11 @@ class StoreAccessError(WsikitError, OSError):
     state = "store-error"
 
 
-class StoreLockedError(WsikitError, RuntimeError):
-    """Another run holds the store."""
+class LockedError(WsikitError, RuntimeError):
+    """Another process writes into the folder."""
 
     state = "locked"
+
+
+class StoreLockedError(LockedError):
+    """Another run holds the store."""

@@ -39,9 +39,9 @@ def place(folder, patients, seed):
         add_features(root, name, "toy-0000", dim=3, attributes={"card": {"name": "toy", "dim": 3}, "run": {}})
         x = (rng.normal(size=(6, 3)) + np.array([i % 2 + rng.normal(), 0, 0])).astype(np.float16)
         write_shard(root, name, "toy-0000", 0, values=x, status=np.zeros(6, np.uint8), facts={})
-        rows.append([name, name, i % 2])
+        rows.append([name, name, i % 2, "FM"[i % 3 > 0]])
     with (folder / "cohort.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["slide_id", "patient_id", "label"], *rows])
+        csv.writer(file).writerows([["slide_id", "patient_id", "label", "sex"], *rows])
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def two_places(tmp_path_factory):
 def test_an_external_cohort_is_measured_and_compared_with_itself_recalibrated(two_places):
     done = wsikit(
         "evaluate", "there/features.zarr", "-m", "run/models", "-t", "there/cohort.csv", "--bootstrap", 100,
-        "--recalibrate", "intercept", "--coverage", 0.8, cwd=two_places,
+        "--recalibrate", "intercept", "--coverage", 0.8, "--subgroup", "sex", cwd=two_places,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
@@ -77,6 +77,10 @@ def test_an_external_cohort_is_measured_and_compared_with_itself_recalibrated(tw
     assert f"AUC {float(auc['value']):.3f} {float(auc['low']):.3f} to {float(auc['high']):.3f}" in shown
     assert "recalibrated on 40 external patients (intercept, 5-fold cross-fitted)" in shown
     assert "frozen: mean over 2 models: best balanced accuracy on" in shown
+    with (two_places / "external" / "subgroups.csv").open(newline="") as file:
+        women = next(csv.DictReader(file))
+    assert women["patients"] == "14"
+    assert f"sex F 14 {float(women['value']):.3f} {float(women['low']):.3f} to {float(women['high']):.3f}" in shown
     assert "note: Fewer than 100 (0: 20, 1: 20)" in shown
     assert "40 patients who had no part" in (two_places / "external" / "report.html").read_text(encoding="utf-8")
     again = read_external(two_places / "external", two_places / "there" / "cohort.csv", endpoint_from(LABEL))
@@ -97,7 +101,7 @@ def test_patients_of_the_training_end_it_with_their_names(two_places):
 
 def test_a_slide_that_is_missing_is_told_by_the_exit_code(two_places):
     table = two_places / "more.csv"
-    table.write_text((two_places / "there" / "cohort.csv").read_text() + "gone,gone,1\n")
+    table.write_text((two_places / "there" / "cohort.csv").read_text() + "gone,gone,1,F\n")
     done = wsikit(
         "evaluate", "there/features.zarr", "-m", "run/models", "-t", table, "-o", "more", "--bootstrap", 100,
         cwd=two_places,

@@ -15,7 +15,17 @@ from wsikit.evaluation.crossval import crossval
 from wsikit.evaluation.external import evaluate_external
 from wsikit.evaluation.external_survival import Absolute, risk_calibration
 from wsikit.evaluation.predict import predict_slides
-from wsikit.metrics import calibration_intercept, calibration_slope, censoring_curve, harrell_c, kaplan_meier, uno_c
+from wsikit.evaluation.recalibration import parts_of
+from wsikit.evaluation.recalibration_survival import fit_risks
+from wsikit.metrics import (
+    calibration_intercept,
+    calibration_slope,
+    censoring_curve,
+    harrell_c,
+    kaplan_meier,
+    survival_brier,
+    uno_c,
+)
 from wsikit.store.writer import begin_store
 from wsikit.training.bundle import load_bundle
 
@@ -221,6 +231,39 @@ def test_survival_is_measured_by_the_trainings_censoring_and_horizon(runs, elsew
         evaluated(result, elsewhere, tmp_path / "out", horizon=1e6)
 
 
+def test_recalibrated_risks_stand_second_and_each_patients_own_outcome_teaches_nothing(runs, elsewhere, tmp_path):
+    models = runs("survival")
+    plain = evaluated(models, elsewhere, tmp_path / "a")
+    both = evaluated(models, elsewhere, tmp_path / "b", recalibrate="slope")
+    assert both.model.metrics == plain.model.metrics
+    assert both.recalibrated.name == (
+        "recalibrated on 70 external patients (slope and baseline hazard, 5-fold cross-fitted)"
+    )
+    assert [m.name for m in both.recalibrated.metrics] == ["calibration slope", "observed / expected", "Brier score"]
+    target, at, x = both.cohort.target, both.absolute.horizon, both.model.prediction[:, 0]
+    risk = both.recalibrated.prediction[:, 0]
+    assert value(both.model, "Brier score") == survival_brier(both.absolute.risk, target.time, target.event, at=at)
+    assert value(both.recalibrated, "Brier score") == survival_brier(risk, target.time, target.event, at=at)
+    assert both.recalibration.slope == value(both.model, "calibration slope")
+    # off from 1 by what five other fifths teach of one, and no more
+    assert abs(np.log(value(both.recalibrated, "observed / expected"))) < 0.1
+    assert abs(value(both.recalibrated, "calibration slope") - 1) < 0.25
+    (part,) = {p for p in range(5) if parts_of(70, 5, 0)[3] == p}
+    others = parts_of(70, 5, 0) != part
+    taught = fit_risks(x[others], target.time[others], target.event[others], "slope", at=at)
+    assert risk[3] == pytest.approx(float(taught(x[3])))
+    facts = json.loads((tmp_path / "b" / "external.json").read_text())["recalibration"]
+    assert facts["learnt on"] == 70
+    hazard, slope = facts["risk = 1 - exp(-hazard exp(slope log_risk))"]
+    assert (slope, facts["until"]) == (both.recalibration.slope, at)
+    assert both.recalibration(x) == pytest.approx(1 - np.exp(-hazard * np.exp(slope * x)))
+    written = rows_of(tmp_path / "b" / "predictions.csv")
+    assert [float(r[f"recalibrated_risk_at_{at:.4g}_months"]) for r in written] == risk.tolist()
+    late = evaluated(models, elsewhere, tmp_path / "c", recalibrate="intercept", horizon=at * 1.2)
+    assert late.recalibration.slope == 1
+    assert "(baseline hazard, 5-fold cross-fitted)" in late.recalibrated.name
+
+
 def test_stated_risks_of_a_cross_validation_are_those_that_come_true(runs, planted):
     """Out of fold the mean stated risk at the horizon is near the observed one: the baseline is of those patients."""
     result = runs("survival")
@@ -264,9 +307,81 @@ def test_numbers_and_several_classes(runs, elsewhere, tmp_path):
     assert three.threshold is None
 
 
+@pytest.fixture(scope="module")
+def grouped(elsewhere):
+    """The same patients with labels, a sex, and an age that one of them has not; by name of a group who is in it."""
+    rows = rows_of(elsewhere / "cohort.csv")
+    for i, row in enumerate(rows):
+        row |= {"late": "" if i % 7 == 0 else i % 3 % 2, "odd": i % 2, "sex": "FM"[i % 3 > 0], "age": 40 + i % 40}
+    rows[5]["age"] = ""
+    members = {
+        "F": [r for r in rows if r["sex"] == "F"],
+        "M": [r for r in rows if r["sex"] == "M"],
+        "age below 60": [r for r in rows if r["age"] != "" and r["age"] < 60],
+        "age 60 or more": [r for r in rows if r["age"] != "" and r["age"] >= 60],
+        "no value": [rows[5]],
+    }
+    for name, some in {"grouped": rows, **members}.items():
+        with (elsewhere / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(some)
+    return list(members)
+
+
+@pytest.mark.parametrize("kind", ["class", "survival", "continuous", "ordinal", "labels"])
+def test_a_subgroup_is_measured_as_if_its_patients_were_the_cohort(runs, elsewhere, grouped, tmp_path, kind):
+    """Nothing in it depends on the others: the threshold, the horizon and the sets are of the training."""
+    models, more = runs(kind).out / "models", {"coverage": 0.8} if kind in ("class", "continuous", "ordinal") else {}
+
+    def of(table, **asked):
+        return evaluate_external(
+            elsewhere / "features.zarr",
+            models,
+            elsewhere / f"{table}.csv",
+            out=tmp_path / table,
+            **DRAWS | more | asked,
+        )
+
+    found = of("grouped", subgroups=["sex", "age:60"])
+    assert [(group.column, group.name) for group in found.subgroups] == list(
+        zip(["sex", "sex", "age", "age", "age"], grouped, strict=True)
+    )
+    for group in found.subgroups:
+        alone = of(group.name)
+        assert [found.cohort.patients[i] for i in group.rows] == list(alone.cohort.patients)
+        assert alone.model.metrics == group.metrics
+    assert len(found.subgroups[-1].rows) == 1
+    undefined = [m for m in found.subgroups[-1].metrics if m.value is None]
+    assert undefined  # one patient cannot be ranked
+    assert all(m.note for m in undefined)
+
+
+def test_subgroups_are_written_and_those_of_an_earlier_call_go(runs, elsewhere, grouped, tmp_path):
+    table, out = elsewhere / "grouped.csv", tmp_path / "out"
+
+    def of(**asked):
+        models = runs("class").out / "models"
+        return evaluate_external(elsewhere / "features.zarr", models, table, out=out, **DRAWS | asked)
+
+    found = of(subgroups=["sex"])
+    women, men = found.subgroups
+    written = rows_of(out / "subgroups.csv")
+    assert [(row["column"], row["group"], row["patients"]) for row in written] == [
+        ("sex", group.name, str(len(group.rows))) for group in (women, men) for _ in group.metrics
+    ]
+    assert [row["metric"] for row in written[: len(women.metrics)]] == [m.name for m in found.model.metrics]
+    assert float(written[len(women.metrics)]["value"]) == men.metrics[0].value
+    assert json.loads((out / "external.json").read_text())["subgroups"] == ["sex"]
+    of()
+    assert not (out / "subgroups.csv").exists()
+    with pytest.raises(ConfigError, match="subgroups: no column 'sexx'; did you mean 'sex'"):
+        of(subgroups=["sexx"])
+
+
 def test_what_an_endpoint_cannot_have_is_refused_at_once(runs, elsewhere, tmp_path):
-    with pytest.raises(ConfigError, match="logistic recalibration is of the probability of one of two classes"):
-        evaluated(runs("survival"), elsewhere, tmp_path / "out", recalibrate="slope")
+    with pytest.raises(ConfigError, match="of one of two classes, or of survival risks, and the models"):
+        evaluated(runs("continuous"), elsewhere, tmp_path / "out", recalibrate="slope")
     with pytest.raises(ConfigError, match="recalibrate: 'isotonic', expected 'intercept', or 'slope'"):
         evaluated(runs("class"), elsewhere, tmp_path / "out", recalibrate="isotonic")
     with pytest.raises(ConfigError, match="no survival; leave out --horizon"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,11 +17,13 @@ from wsikit.evaluation.external_result import ExternalResult
 from wsikit.evaluation.external_survival import Absolute
 from wsikit.evaluation.outliers import unlikeness
 from wsikit.evaluation.recalibration import Recalibration
-from wsikit.evaluation.result import ModelResult
+from wsikit.evaluation.recalibration_survival import RiskRecalibration
+from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import log_rank
 from wsikit.evaluation.scores import measured, metrics_of
 from wsikit.evaluation.settings import EvaluationSettings
 from wsikit.reports.external import write_external_report
+from wsikit.reports.words import interval_text
 from wsikit.tasks.task import create_task
 
 from .conftest import ENDPOINTS
@@ -99,6 +102,21 @@ def test_the_recalibrated_column_is_the_second_and_has_its_own_numbers_only(make
     assert "logit\N{NO-BREAK SPACE}p\N{PRIME} = -0.250 + 0.500" in html.unescape(page)
 
 
+def test_recalibrated_risks_have_their_curve_and_the_formula_for_further_patients(make_external):
+    result = make_external("survival")
+    risk = np.linspace(0.1, 0.6, len(result.cohort))[:, None]
+    second = ModelResult("recalibrated on 16 patients", risk, result.model.metrics[-1:])
+    mended = replace(result, recalibrated=second, recalibration=RiskRecalibration("slope", 0.25, 1.5, 8.0, 16))
+    _, text = read(write_external_report(mended))
+    words = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        "risk until 8 months = 1 \N{MINUS SIGN} exp(\N{MINUS SIGN}0.25 exp(1.500 log_risk)), learnt on all 16" in words
+    )
+    with_second = cv2.imread(str(result.out / "figures" / "risk_calibration.png"))
+    write_external_report(result)
+    assert cv2.imread(str(result.out / "figures" / "risk_calibration.png")).shape != with_second.shape  # a line less
+
+
 def test_sets_are_counted_by_size(make_external):
     result = make_external("class")
     inside = result.sets.inside
@@ -107,6 +125,23 @@ def test_sets_are_counted_by_size(make_external):
     one = int((inside.sum(1) == 1).sum())
     assert f"1 class {one} patients; {int(held.sum())} of them hold the truth" in text
     assert "empty: no class fits 0 patients" in text
+
+
+def test_subgroups_have_a_row_each_with_the_patients_and_every_metric(make_external):
+    result = make_external("class")
+    main = result.model.metrics
+    few = tuple(replace(m, value=None, interval=None, note="<i>too few") for m in main)
+    groups = (SubgroupResult("sex", "<i>F", np.arange(6), main), SubgroupResult("sex", "M", np.arange(6, 7), few))
+    page, text = read(write_external_report(replace(result, subgroups=groups)))
+    assert "In the subgroups all of this is the same" in text
+    assert "<i>F" not in page
+    rows = re.findall(r"<small>sex</small></th>(.*?)</tr>", page, re.DOTALL)
+    assert len(rows) == 2
+    assert "6 patients" in rows[0]
+    assert all(row.count('<td class="v">') == len(main) for row in rows)
+    assert interval_text(main[0]) in html.unescape(rows[0])
+    assert rows[1].count("not defined") == len(main)
+    assert "Subgroups" not in read(write_external_report(result))[1]
 
 
 @pytest.mark.parametrize(

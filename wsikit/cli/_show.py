@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wsikit.cohort.split_audit import SplitAudit
-    from wsikit.evaluation.result import CrossvalResult
+    from wsikit.evaluation.result import CrossvalResult, SubgroupResult
     from wsikit.extract.checkup import SlideCheck
     from wsikit.extract.outcome import SlideOutcome
     from wsikit.extract.run import RunReport
@@ -230,9 +230,32 @@ def metrics_table(console: Console, result: CrossvalResult) -> None:
             f"risk groups at the training folds' medians: log-rank p = {test.p_permutation:.4f} by permutation",
             highlight=False,
         )
+    subgroups_table(console, result.subgroups)
     console.print(
         "intervals, unless noted: over patients, conditional on the fitted models; pairs compared inside folds only"
     )
+
+
+def subgroups_table(console: Console, groups: Sequence[SubgroupResult]) -> None:
+    """The main metric of every subgroup, or nothing; all metrics are in ``subgroups.csv`` and the report."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not groups:
+        return
+    table = Table(title=f"{groups[0].metrics[0].name} among some of the patients", title_justify="left", box=None)
+    for name in ("column", "group"):
+        table.add_column(name, overflow="fold")
+    for name in ("patients", "value", "95 % interval"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for group in groups:
+        main = group.metrics[0]
+        value = "-" if main.value is None else f"{main.value:.3f}"
+        ends = f"{main.interval.low:.3f} to {main.interval.high:.3f}" if main.interval else ""
+        # Text, not markup: a value of the table may hold brackets
+        table.add_row(Text(group.column), Text(group.name), str(len(group.rows)), value, ends, Text(main.note))
+    console.print(table)
 
 
 def audit_table(console: Console, audit: SplitAudit) -> None:

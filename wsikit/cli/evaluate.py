@@ -16,6 +16,8 @@ wsikit evaluate elsewhere.zarr --model runs/label/models --table elsewhere.csv -
 
 wsikit evaluate elsewhere.zarr -m runs/label/models -t elsewhere.csv --recalibrate intercept --coverage 0.9
 
+wsikit evaluate elsewhere.zarr -m runs/label/models -t elsewhere.csv --subgroup sex --subgroup age:65
+
 The table has slide_id, patient_id and the outcome, in the columns that the models were trained with.
 
 Exit code: 0 all measured, 1 some slides or patients of the table could not be, 2 nothing fits, or patients who
@@ -30,7 +32,8 @@ def command(
     recalibrate: Annotated[
         str | None,
         typer.Option(
-            help="Add a second result, recalibrated on these patients: intercept, or slope (and intercept).",
+            help="Add a second result, recalibrated on these patients: intercept, or slope (and intercept); "
+            "of survival the intercept is the baseline hazard.",
         ),
     ] = None,
     coverage: Annotated[
@@ -40,6 +43,10 @@ def command(
     horizon: Annotated[
         float | None, typer.Option(help="Survival: the time at which predicted and observed risk are compared.")
     ] = None,
+    subgroup: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure again by this column of the table: sex; cut a number: age:65. Can be repeated."),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples of patients for every interval.")] = 2000,
     weights: Annotated[str | None, typer.Option(help="Weights of the encoder, if it has some.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes of an extraction.")] = None,
@@ -47,7 +54,7 @@ def command(
     """Measure trained models on an external cohort, with everything as it was at training.
 
     Threshold, cut between risk groups and weights stay; patients who trained the models are refused. Writes
-    metrics.csv, predictions.csv, external.json and report.html.
+    metrics.csv, predictions.csv, external.json and report.html, with --subgroup also subgroups.csv.
     """
     from typing import cast
 
@@ -59,8 +66,8 @@ def command(
     with LiveProgress() as progress:
         result = evaluate_external(
             target, model, table, out=out, recalibrate=cast("How | None", recalibrate), coverage=coverage,
-            by_class=by_class, horizon=horizon, bootstrap=bootstrap, weights=weights, workers=workers,
-            progress=progress, say=progress.say,
+            by_class=by_class, horizon=horizon, subgroups=subgroup or (), bootstrap=bootstrap, weights=weights,
+            workers=workers, progress=progress, say=progress.say,
         )  # fmt: skip
         page = write_external_report(result)
     _show(result, page)
@@ -75,7 +82,7 @@ def _show(result: ExternalResult, page: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from wsikit.cli._show import stdout_console
+    from wsikit.cli._show import stdout_console, subgroups_table
 
     console = stdout_console()
     for model in filter(None, (result.model, result.recalibrated)):
@@ -88,6 +95,7 @@ def _show(result: ExternalResult, page: Path) -> None:
             ends = f"{m.interval.low:.3f} to {m.interval.high:.3f}" if m.interval else ""
             shown.add_row(m.name, "-" if m.value is None else f"{m.value:.3f}", ends, Text(m.note))
         console.print(shown)
+    subgroups_table(console, result.subgroups)
     if result.threshold is not None:
         console.print(f"threshold {result.threshold:.3g}, frozen: {result.cuts}", highlight=False, soft_wrap=True)
     for note in result.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -59,13 +60,15 @@ def crossval(
     Raises:
         ConfigError: Several outcomes (:func:`~wsikit.evaluation.several.crossval_several` measures each);
             anything about the table, the stores, the splits or the settings that cannot be used.
+        LockedError: Another process writes into ``experiment.out``.
     """
     if isinstance(endpoint_from(experiment.endpoint), Several):
         raise ConfigError("endpoint of kind 'several': each outcome has results of its own; call crossval_several")
-    fitted = fit_all(experiment, workers=workers, spread=spread, say=say)
-    say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
-    result = measured(fitted)
-    write_run(result)
+    with contextlib.ExitStack() as held:
+        fitted = fit_all(experiment, held=held, workers=workers, spread=spread, say=say)
+        say(f"measuring: {experiment.evaluation.bootstrap} resamples of patients")
+        result = measured(fitted)
+        write_run(result)
     return result
 
 

@@ -9,34 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wsikit.cohort.bags import Bags
-from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget, endpoint_settings
+from wsikit.cohort.endpoints import ClassTarget, SurvivalTarget, endpoint_settings
 from wsikit.cohort.several_outcomes import Several
 from wsikit.cohort.table import Cohort, load_cohort
 from wsikit.errors import ConfigError
 from wsikit.evaluation.assessment import ClassSets, Intervals, check_coverage, sets_of, unlikeness_of
 from wsikit.evaluation.ensemble import calls_of, load_models, mean_of, predictions_of, threshold_of
 from wsikit.evaluation.external_files import write_external
+from wsikit.evaluation.external_metrics import Said, metrics_among
 from wsikit.evaluation.external_result import ExternalResult
-from wsikit.evaluation.external_survival import absolute_risks, survival_metrics
+from wsikit.evaluation.external_survival import absolute_risks, risk_metrics
 from wsikit.evaluation.known import Group, check_strangers, groups_of
 from wsikit.evaluation.manifest import DISTRIBUTIONS
 from wsikit.evaluation.predict import Say, features_of
-from wsikit.evaluation.recalibration import HOW, PARTS, How, cross_fitted, fit_recalibration
-from wsikit.evaluation.result import Metric, ModelResult
+from wsikit.evaluation.recalibration import HOW, PARTS, How, Recalibration, cross_fitted, fit_recalibration
+from wsikit.evaluation.recalibration_survival import RiskRecalibration, cross_fitted_risks, fit_risks
+from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank, log_rank
-from wsikit.evaluation.scores import AT_THRESHOLDS, Rows, measured, metrics_of, strata
+from wsikit.evaluation.scores import metrics_of, strata
 from wsikit.evaluation.settings import EvaluationSettings
+from wsikit.evaluation.subgroups import Subgroup, subgroups_of
 from wsikit.extract.run import Progress
 from wsikit.metrics import UndefinedMetricError
+from wsikit.metrics.calibration import EDGE
 from wsikit.provenance import sha256_file, versions
 from wsikit.store.places import ObjectPath, place_of
 from wsikit.tasks.task import Values, create_task
 from wsikit.training.bundle import Bundle
 
-FROZEN = "frozen at training"
 OF_PROBABILITIES = ("Brier score", "calibration error", "calibration slope", "calibration intercept")
 """What a recalibration can change; it changes no ranking, and calls are made by the frozen threshold."""
 FEW = 100
@@ -53,6 +55,7 @@ def evaluate_external(
     coverage: float | None = None,
     by_class: bool = False,
     horizon: float | None = None,
+    subgroups: Sequence[str] = (),
     bootstrap: int = 2000,
     weights: str | None = None,
     workers: int | None = None,
@@ -64,7 +67,7 @@ def evaluate_external(
     Nothing is chosen on these patients: weights, the scale of features, the threshold and the cut between risk groups
     are those of the training. Patients who trained any of the models are refused.
 
-    Written into ``out``: ``metrics.csv``, ``predictions.csv`` and ``external.json``;
+    Written into ``out``: ``metrics.csv``, ``predictions.csv``, ``external.json``, where asked for ``subgroups.csv``;
     :func:`wsikit.reports.external.write_external_report` adds figures and ``report.html``.
 
     Args:
@@ -72,10 +75,13 @@ def evaluate_external(
         models: A bundle, or a folder of bundles (their mean).
         table: CSV with slide_id, patient_id and the outcome in the columns that the models were trained with.
         out: Folder for the results.
-        recalibrate: Also give a second result, with probabilities recalibrated on these patients, cross-fitted.
+        recalibrate: Also give a second result, with probabilities recalibrated on these patients, cross-fitted; of
+            survival with risks at the horizon whose baseline hazard is theirs.
         coverage: Also give prediction sets, and how often they held the truth.
         by_class: For each class's patients.
         horizon: Of survival, the time at which risks are compared.
+        subgroups: Columns of the table in whose groups the models are measured again, their cut points being the same:
+            ``sex``; a number is cut, ``age:65``. See :func:`~wsikit.evaluation.subgroups.subgroups_of`.
         bootstrap: Resamples of patients for every interval.
         weights: Weights of the encoder, for encoders that have some.
         workers: Processes of an extraction.
@@ -84,7 +90,7 @@ def evaluate_external(
 
     Raises:
         ConfigError: What :func:`~wsikit.evaluation.predict.predict_slides` refuses, a table without the outcome,
-            patients who trained the models, or a request that the endpoint cannot have.
+            patients who trained the models, or a request that the endpoint or the table cannot have.
 
     Reference:
         Collins et al., 2024, BMJ 385:e078378, doi:10.1136/bmj-2023-078378 (TRIPOD+AI); calibration: Van Calster et al.,
@@ -101,6 +107,8 @@ def evaluate_external(
         missing_slides="exclude",
     )  # fmt: skip
     check_strangers(bundles, dict(zip(cohort.patients, cohort.slides, strict=True)), str(table))
+    wanted = subgroups_of(cohort, subgroups)
+    settings = EvaluationSettings(bootstrap=bootstrap, subgroups=tuple(subgroups))
     say(f"predicting {len(cohort)} patients with {len(bundles)} models ...")
     bags = Bags(cohort.slides, encoder=cohort.encoder)
     each, _ = predictions_of(bundles, bags)
@@ -110,12 +118,12 @@ def evaluate_external(
         None if coverage is None or not groups else sets_of(groups, cohort.endpoint, each, coverage, by_class=by_class)
     )
     say(f"measuring: {bootstrap} resamples of patients")
-    result = _measured(bundles, cohort, each, sets, horizon, EvaluationSettings(bootstrap=bootstrap))
+    result = _measured(bundles, cohort, each, sets, horizon, wanted, settings)
     result = replace(result, out=out, unlike=unlike, sets=sets)
     if recalibrate is not None:
-        result = _recalibrated(result, recalibrate, EvaluationSettings(bootstrap=bootstrap))
+        result = _recalibrated(result, recalibrate, settings)
     notes = (*result.notes, *_notes(result))
-    result = replace(result, notes=notes, manifest=_manifest(result, bundles, Path(table)))
+    result = replace(result, notes=notes, manifest=_manifest(result, bundles, Path(table), settings))
     write_external(result)
     return result
 
@@ -132,9 +140,9 @@ def _check_request(
     if recalibrate is not None:
         if recalibrate not in HOW:
             raise ConfigError(f"recalibrate: {recalibrate!r}, expected 'intercept', or 'slope' (with intercept)")
-        if endpoint.kind != "class" or len(getattr(endpoint, "classes", ())) != 2:
+        if endpoint.kind != "survival" and (endpoint.kind != "class" or len(getattr(endpoint, "classes", ())) != 2):
             raise ConfigError(
-                "recalibrate: logistic recalibration is of the probability of one of two classes, and the models "
+                "recalibrate: of the probability of one of two classes, or of survival risks, and the models "
                 f"predict {endpoint.title!r} (kind {endpoint.kind!r}); leave out --recalibrate"
             )
     if coverage is not None:
@@ -158,33 +166,30 @@ def _measured(
     each: Sequence[Values],
     sets: ClassSets | Intervals | None,
     horizon: float | None,
+    groups: Sequence[Subgroup],
     settings: EvaluationSettings,
 ) -> ExternalResult:
-    """The models as they were trained."""
-    first, target, fold = bundles[0], cohort.target, np.zeros(len(cohort), np.int64)
-    prediction, kept = mean_of(each), strata(cohort.target, np.zeros(len(cohort), np.int64))
+    """The models as they were trained, on everybody and in each group."""
+    first, target = bundles[0], cohort.target
+    prediction, everybody = mean_of(each), np.arange(len(cohort))
     calls = tuple("".join(calls_of(bundles, row).values()) for row in prediction)
     cut = threshold_of(bundles, "probability") if isinstance(target, ClassTarget) and len(target.classes) == 2 else None
-    cuts = _cuts(bundles)
-    threshold = None if cut is None else np.full(len(cohort), cut)
-    found = list(metrics_of(first.task, prediction, target, fold, settings, threshold=threshold))
-    if cut is not None:
-        found = [replace(m, note=f"at {cut:.3g}, {FROZEN}") if m.note == AT_THRESHOLDS else m for m in found]
     absolute = test = None
     if isinstance(target, SurvivalTarget):
         absolute = absolute_risks(bundles, each, horizon)
-        found += survival_metrics(bundles, prediction[:, 0], target, absolute, kept, settings)
         test = _log_rank(target, calls)
-    if isinstance(target, ContinuousTarget):
-        found += _linear(prediction[:, 0], target.value, settings)
-    if sets is not None:
-        found += _of_sets(sets, cohort, settings)
+    said = Said(bundles, prediction, cut, absolute, sets)
+    found = metrics_among(said, target, everybody, settings)
+    within = tuple(
+        SubgroupResult(g.column, g.name, g.rows, metrics_among(said, target, g.rows, settings)) for g in groups
+    )
     trained = len({mark for bundle in bundles for mark in bundle.facts["patients"]})
     name = f"as trained ({first.facts['aggregator']['name']} on {first.facts['encoder']['card']['name']})"
     return ExternalResult(
-        out=Path(), cohort=cohort, columns=first.task.columns, model=ModelResult(name, prediction, tuple(found)),
-        recalibrated=None, recalibration=None, models=len(bundles), trained=trained, threshold=cut, cuts=cuts,
+        out=Path(), cohort=cohort, columns=first.task.columns, model=ModelResult(name, prediction, found),
+        recalibrated=None, recalibration=None, models=len(bundles), trained=trained, threshold=cut, cuts=_cuts(bundles),
         calls=calls, unlike=None, sets=None, absolute=absolute, log_rank=test, notes=(), manifest={},
+        subgroups=within,
     )  # fmt: skip
 
 
@@ -204,47 +209,11 @@ def _log_rank(target: SurvivalTarget, calls: Sequence[str]) -> LogRank | None:
         return None
 
 
-def _linear(
-    prediction: npt.NDArray[np.float64], value: npt.NDArray[np.float64], settings: EvaluationSettings
-) -> list[Metric]:
-    """Slope of the true numbers on the predicted ones, and how much too low these are on average."""
-
-    def slope(rows: Rows) -> float:
-        x, y = prediction[rows], value[rows]
-        if np.ptp(x) < 1e-12:
-            raise UndefinedMetricError("calibration slope: all predictions are equal")
-        return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-
-    n, everybody = len(value), np.zeros(len(value), np.int64)
-    return [
-        measured("calibration slope", slope, n, everybody, settings, "1 is right"),
-        measured(
-            "calibration intercept", lambda r: float((value[r] - prediction[r]).mean()), n, everybody, settings,
-            "0 is right: mean of true less predicted",
-        ),
-    ]  # fmt: skip
-
-
-def _of_sets(sets: ClassSets | Intervals, cohort: Cohort, settings: EvaluationSettings) -> list[Metric]:
-    """How often sets held the truth, and how large they are."""
-    target, n, everybody = cohort.target, len(cohort), np.zeros(len(cohort), np.int64)
-    said = f"{sets.coverage:g} was asked for; it holds of patients like those of the training"
-    if isinstance(sets, ClassSets):
-        assert isinstance(target, ClassTarget)
-        held, size, name = sets.inside[np.arange(n), target.label], sets.inside.sum(1), "classes in a set"
-    else:
-        assert isinstance(target, ContinuousTarget)
-        held = (sets.ends[:, 0] <= target.value) & (target.value <= sets.ends[:, 1])
-        size, name = sets.ends[:, 1] - sets.ends[:, 0], "width of an interval"
-    return [
-        measured("coverage of sets", lambda rows: float(held[rows].mean()), n, everybody, settings, said),
-        measured(name, lambda rows: float(size[rows].mean()), n, everybody, settings, "mean"),
-    ]
-
-
 def _recalibrated(result: ExternalResult, how: How, settings: EvaluationSettings) -> ExternalResult:
     """The result with a second one beside it; where there is none, a note says why."""
     target, cohort = result.cohort.target, result.cohort
+    if isinstance(target, SurvivalTarget):
+        return _recalibrated_risks(result, target, how, settings)
     assert isinstance(target, ClassTarget)
     chance, positive = np.clip(result.model.prediction[:, 1], 0, 1), target.label == 1
     try:
@@ -259,6 +228,26 @@ def _recalibrated(result: ExternalResult, how: How, settings: EvaluationSettings
     name = f"recalibrated on {len(cohort)} external patients ({learnt}, {PARTS}-fold cross-fitted)"
     second = ModelResult(name, prediction, tuple(m for m in every if m.name in OF_PROBABILITIES))
     return replace(result, recalibrated=second, recalibration=whole)
+
+
+def _recalibrated_risks(
+    result: ExternalResult, target: SurvivalTarget, how: How, settings: EvaluationSettings
+) -> ExternalResult:
+    """The same of survival: risks at the horizon, with a baseline hazard of this cohort."""
+    assert result.absolute is not None
+    log_risk, at = result.model.prediction[:, 0], result.absolute.horizon
+    try:
+        whole = fit_risks(log_risk, target.time, target.event, how, at=at)
+        risk = cross_fitted_risks(log_risk, target.time, target.event, how, at=at)
+    except UndefinedMetricError as e:
+        return replace(result, notes=(*result.notes, f"No recalibration: {e}."))
+    # the linear predictor that these risks amount to: parts differ in hazard and slope
+    steps = np.log(-np.log1p(-np.clip(risk, EDGE, 1 - EDGE)))
+    kept = strata(target, np.zeros(len(target), np.int64))
+    metrics = risk_metrics(steps, replace(result.absolute, risk=risk), target, kept, settings)
+    learnt = "baseline hazard" if how == "intercept" else "slope and baseline hazard"
+    name = f"recalibrated on {len(target)} external patients ({learnt}, {PARTS}-fold cross-fitted)"
+    return replace(result, recalibrated=ModelResult(name, risk[:, None], tuple(metrics)), recalibration=whole)
 
 
 def _notes(result: ExternalResult) -> list[str]:
@@ -297,7 +286,9 @@ def _notes(result: ExternalResult) -> list[str]:
     return found
 
 
-def _manifest(result: ExternalResult, bundles: Sequence[Bundle], table: Path) -> dict[str, Any]:
+def _manifest(
+    result: ExternalResult, bundles: Sequence[Bundle], table: Path, settings: EvaluationSettings
+) -> dict[str, Any]:
     cohort, mended = result.cohort, result.recalibration
     return {
         "format": "wsikit-external",
@@ -316,9 +307,18 @@ def _manifest(result: ExternalResult, bundles: Sequence[Bundle], table: Path) ->
         "excluded": cohort.excluded,
         "threshold": {"value": result.threshold, "chosen on": result.cuts, "frozen": True},
         "horizon": None if result.absolute is None else [result.absolute.horizon, result.absolute.unit],
-        "recalibration": None
-        if mended is None
-        else {"logit p' = intercept + slope logit p": [mended.intercept, mended.slope], "learnt on": mended.patients},
+        "recalibration": None if mended is None else _formula(mended),
+        "resamples": settings.bootstrap,
+        "subgroups": list(settings.subgroups),
         "results": {m.name: m.value for m in result.model.metrics},
         "versions": versions(DISTRIBUTIONS),
     }
+
+
+def _formula(mended: Recalibration | RiskRecalibration) -> dict[str, Any]:
+    """The recalibration for use on further patients."""
+    if isinstance(mended, Recalibration):
+        said: dict[str, Any] = {"logit p' = intercept + slope logit p": [mended.intercept, mended.slope]}
+    else:
+        said = {"risk = 1 - exp(-hazard exp(slope log_risk))": [mended.hazard, mended.slope], "until": mended.at}
+    return said | {"learnt on": mended.patients}

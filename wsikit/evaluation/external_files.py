@@ -9,12 +9,12 @@ from pathlib import Path
 
 from wsikit.evaluation.assessment import unlike_columns
 from wsikit.evaluation.external_result import ExternalResult
-from wsikit.evaluation.run_files import METRIC_COLUMNS, metric_cells, truth_columns
+from wsikit.evaluation.run_files import METRIC_COLUMNS, SUBGROUPS, metric_cells, truth_columns, write_subgroups
 from wsikit.store.objects import write_atomic
 
 
 def write_external(result: ExternalResult) -> None:
-    """Write ``predictions.csv``, ``metrics.csv`` and ``external.json`` into ``result.out``.
+    """Write ``predictions.csv``, ``metrics.csv``, ``subgroups.csv`` and ``external.json`` into ``result.out``.
 
     ``wsikit compare --external`` takes such a folder, too.
     """
@@ -24,6 +24,7 @@ def write_external(result: ExternalResult) -> None:
     for model in (result.model, result.recalibrated):
         rows += [] if model is None else [[model.name, *metric_cells(m)] for m in model.metrics]
     _write(result.out / "metrics.csv", rows)
+    write_subgroups(result.out / SUBGROUPS, result.subgroups)
     write_atomic(result.out / "external.json", (json.dumps(result.manifest, indent=2) + "\n").encode())
 
 
@@ -31,13 +32,12 @@ def _predictions(result: ExternalResult, path: Path) -> None:
     cohort, extra = result.cohort, {}
     if any(result.calls):
         extra["risk_group" if cohort.endpoint.kind == "survival" else "predicted_class"] = list(result.calls)
+    stated = result.columns[-1]
     if result.absolute is not None:
-        extra[f"risk_at_{result.absolute.horizon:.4g}_{result.absolute.unit}"] = [
-            repr(float(v)) for v in result.absolute.risk
-        ]
-    if result.recalibrated is not None:
-        mended = result.recalibrated.prediction[:, 1]
-        extra[f"recalibrated_{result.columns[1]}"] = [repr(float(v)) for v in mended]
+        stated = f"risk_at_{result.absolute.horizon:.4g}_{result.absolute.unit}"
+        extra[stated] = [repr(float(v)) for v in result.absolute.risk]
+    if result.recalibrated is not None:  # of two classes the second, of survival the risk
+        extra[f"recalibrated_{stated}"] = [repr(float(v)) for v in result.recalibrated.prediction[:, -1]]
     extra |= {} if result.unlike is None else unlike_columns(result.unlike)
     extra |= {} if result.sets is None else result.sets.columns()
     truth = truth_columns(cohort.target)

@@ -11,7 +11,8 @@ from wsikit.evaluation.assessment import ClassSets, Intervals
 from wsikit.evaluation.external_survival import Absolute
 from wsikit.evaluation.outliers import Unlikeness
 from wsikit.evaluation.recalibration import Recalibration
-from wsikit.evaluation.result import ModelResult
+from wsikit.evaluation.recalibration_survival import RiskRecalibration
+from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import LogRank
 
 
@@ -24,7 +25,8 @@ class ExternalResult:
         cohort: Patients, slides, exclusions.
         columns: Names of the prediction's columns.
         model: As it was trained: this is the result.
-        recalibrated: A second one, whose probabilities were learnt on these patients; None unless asked for.
+        recalibrated: A second one, whose probabilities were learnt on these patients; None unless asked for. Of
+            survival its prediction is the risk at the horizon, (P, 1).
         recalibration: Learnt on all of them, for use on further ones; None likewise.
         models: How many were averaged.
         trained: On how many patients.
@@ -37,6 +39,7 @@ class ExternalResult:
         log_rank: Test of the risk groups; None unless survival, or where there is one group only.
         notes: What a careful reader has to be told of this cohort.
         manifest: ``external.json``.
+        subgroups: The models as they were trained among patients of a site, sex, age: those that were asked for.
     """
 
     out: Path
@@ -44,7 +47,7 @@ class ExternalResult:
     columns: tuple[str, ...]
     model: ModelResult
     recalibrated: ModelResult | None
-    recalibration: Recalibration | None
+    recalibration: Recalibration | RiskRecalibration | None
     models: int
     trained: int
     threshold: float | None
@@ -56,3 +59,4 @@ class ExternalResult:
     log_rank: LogRank | None
     notes: tuple[str, ...]
     manifest: dict[str, Any]
+    subgroups: tuple[SubgroupResult, ...] = ()

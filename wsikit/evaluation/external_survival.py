@@ -14,7 +14,7 @@ from wsikit.evaluation.known import curve_of
 from wsikit.evaluation.result import Metric
 from wsikit.evaluation.scores import Rows, measured
 from wsikit.evaluation.settings import EvaluationSettings
-from wsikit.metrics import StepCurve, UndefinedMetricError, cox_slope, kaplan_meier, uno_c
+from wsikit.metrics import StepCurve, UndefinedMetricError, cox_slope, kaplan_meier, survival_brier, uno_c
 from wsikit.tasks.task import Values
 from wsikit.training.bundle import Bundle
 
@@ -93,7 +93,7 @@ def survival_metrics(
     kept: Rows,
     settings: EvaluationSettings,
 ) -> list[Metric]:
-    """Uno's C, the calibration slope, and observed against expected risk at the horizon.
+    """Uno's C, and what :func:`risk_metrics` has.
 
     Args:
         bundles: The models, which know how their training patients were censored.
@@ -103,13 +103,37 @@ def survival_metrics(
         kept: (P,) what a resample keeps.
         settings: Resamples.
     """
-    time, event, n = target.time, target.event, len(target)
     tau = min(float(bundle.facts["survival"]["tau"]) for bundle in bundles)
     censoring = _mean_curve([curve_of(bundle, "censoring") for bundle in bundles])
-    at, unit = absolute.horizon, absolute.unit
 
     def uno(rows: Rows) -> float:
-        return uno_c(log_risk[rows], time[rows], event[rows], censoring=censoring, tau=tau)
+        return uno_c(log_risk[rows], target.time[rows], target.event[rows], censoring=censoring, tau=tau)
+
+    note = f"up to {tau:.4g} {absolute.unit}; weights by the training patients' censoring"
+    return [
+        measured("Uno's C", uno, len(target), kept, settings, note),
+        *risk_metrics(log_risk, absolute, target, kept, settings),
+    ]
+
+
+def risk_metrics(
+    log_risk: npt.NDArray[np.float64],
+    absolute: Absolute,
+    target: SurvivalTarget,
+    kept: Rows,
+    settings: EvaluationSettings,
+) -> list[Metric]:
+    """The calibration slope, observed against expected risk at the horizon, and the Brier score there.
+
+    Args:
+        log_risk: (P,) linear predictor.
+        absolute: Risks at the horizon.
+        target: Of the patients.
+        kept: (P,) what a resample keeps.
+        settings: Resamples.
+    """
+    time, event, n = target.time, target.event, len(target)
+    at, unit = absolute.horizon, absolute.unit
 
     def ratio(rows: Rows) -> float:
         return _observed(time[rows], event[rows], at) / float(absolute.risk[rows].mean())
@@ -117,16 +141,16 @@ def survival_metrics(
     everybody = np.zeros(n, np.int64)
     return [
         measured(
-            "Uno's C", uno, n, kept, settings,
-            f"up to {tau:.4g} {unit}; weights by the training patients' censoring",
-        ),
-        measured(
             "calibration slope", lambda rows: cox_slope(log_risk[rows], time[rows], event[rows]), n, kept, settings,
             "1 is right",
         ),
         measured(
             "observed / expected", ratio, n, everybody, settings,
             f"risk until {at:.4g} {unit}, {absolute.chosen}; 1 is right, below 1 the models state too much risk",
+        ),
+        measured(
+            "Brier score", lambda r: survival_brier(absolute.risk[r], time[r], event[r], at=at), n, everybody, settings,
+            f"risk until {at:.4g} {unit}; lower is better; weights by these patients' censoring",
         ),
     ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from wsikit.evaluation.subgroups import subgroups_of
 from wsikit.evaluation.tile_maps import check_map_kind
 from wsikit.evaluation.tuning.folds import check_tuned
 from wsikit.processes import cores
+from wsikit.store.lease import RESULTS, Lease
 from wsikit.tasks.task import Values, create_task
 from wsikit.training.bundle import read_bundle
 
@@ -99,6 +101,7 @@ class Fitted:
 def fit_all(
     experiment: Experiment,
     *,
+    held: contextlib.ExitStack,
     workers: int | None = None,
     spread: Spread | None = None,
     say: Say = lambda line: None,
@@ -109,6 +112,7 @@ def fit_all(
 
     Args:
         experiment: What is asked.
+        held: Takes the lease on ``experiment.out``: nobody else writes there until the caller has closed it.
         workers: Processes; default one for each core. Where several devices train one model, models are fitted one
             after the other.
         spread: Instead of them: gives the results of a function in the order of the jobs.
@@ -116,6 +120,7 @@ def fit_all(
 
     Raises:
         ConfigError: Anything about the table, the stores, the splits or the settings that cannot be used.
+        LockedError: Another process writes into the folder.
     """
     cohort = cohort_of(experiment, say=say)
     subgroups_of(cohort, experiment.evaluation.subgroups)
@@ -126,6 +131,7 @@ def fit_all(
         say(f"  LEAK: {leak}")
     splits, out = dealt[0], experiment.out
     out.mkdir(parents=True, exist_ok=True)
+    lease = held.enter_context(Lease(out, kind=RESULTS, say=say))
     for old in [*out.glob("splits-*.csv"), *out.glob("splits-*.json"), *out.glob("predictions-*.csv")]:
         old.unlink()  # of an earlier run with more repeats
     for number, one in enumerate(dealt):
@@ -145,7 +151,7 @@ def fit_all(
     kept = forget_other_models(experiment, cohort, jobs, bags)
     if kept:
         say(f"{kept} of {len(jobs)} models are there already, fitted with the same settings on the same patients")
-    every = _fit(experiment, cohort, jobs, dealt, bundle_facts(cohort, manifest), workers, spread, say)
+    every = _fit(experiment, cohort, jobs, dealt, bundle_facts(cohort, manifest), workers, spread, lease, say)
     pairs = tuple(m for m in every if m.job.second is not None)
     every = [m for m in every if m.job.second is None]
     means = bags.means()
@@ -177,6 +183,7 @@ def _fit(
     facts: dict[str, Any],
     workers: int | None,
     spread: Spread | None,
+    lease: Lease,
     say: Say,
 ) -> list[MemberResult]:
     folds, times = len(dealt[0].folds), f"{len(dealt)} x " if len(dealt) > 1 else ""
@@ -189,6 +196,7 @@ def _fit(
     left = Counter((job.repeat, job.fold, job.scratch) for job in jobs if job.second is None)
 
     def told(result: MemberResult) -> None:
+        lease.check()
         if result.job.second is not None:
             return
         at = (result.job.repeat, result.job.fold, result.job.scratch)

@@ -92,9 +92,13 @@ def cross_fitted(probability: Numbers, positive: Flags, how: How, *, parts: int 
     Raises:
         UndefinedMetricError: As :func:`fit_recalibration`, of any of the parts' others.
     """
-    part = np.random.default_rng(seed).permutation(len(positive)) % parts
-    found = np.empty(len(positive))
+    part, found = parts_of(len(positive), parts, seed), np.empty(len(positive))
     for number in np.unique(part):
         others = part != number
         found[~others] = fit_recalibration(probability[others], positive[others], how)(probability[~others])
     return found
+
+
+def parts_of(patients: int, parts: int, seed: int) -> npt.NDArray[np.int64]:
+    """The part of each patient (P,), dealt at random."""
+    return np.asarray(np.random.default_rng(seed).permutation(patients) % parts, np.int64)

@@ -17,7 +17,7 @@ from wsikit.cohort.several_labels import Labels, LabelsTarget
 from wsikit.cohort.several_outcomes import Several, SeveralTarget
 from wsikit.cohort.table import PATIENT, SLIDE, read_rows
 from wsikit.errors import ConfigError
-from wsikit.evaluation.result import CrossvalResult, Member, Metric, Round
+from wsikit.evaluation.result import CrossvalResult, Member, Metric, Round, SubgroupResult
 from wsikit.evaluation.tuning.folds import ON_THESE, budget_words
 from wsikit.tasks.task import Values, create_task
 
@@ -26,6 +26,7 @@ NOT_RECORDED = "not recorded"
 OUTCOMES = "outcomes"
 """Folder of a run of several outcomes that has the results of each."""
 
+SUBGROUPS = "subgroups.csv"
 METRIC_COLUMNS = ("metric", "value", "low", "high", "level", "draws", "failed", "note")
 
 
@@ -48,13 +49,7 @@ def write_run(result: CrossvalResult) -> None:
             for i, patient in enumerate(cohort.patients):
                 numbers = [repr(float(v)) for v in again.round.prediction[i]]
                 writer.writerow([patient, again.round.fold[i], *(column[i] for column in truth.values()), *numbers])
-    (out / "subgroups.csv").unlink(missing_ok=True)
-    if result.subgroups:
-        with (out / "subgroups.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["column", "group", "patients", *METRIC_COLUMNS])
-            for group in result.subgroups:
-                writer.writerows([group.column, group.name, len(group.rows), *metric_cells(m)] for m in group.metrics)
+    write_subgroups(out / SUBGROUPS, result.subgroups)
     with (out / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", *METRIC_COLUMNS])
@@ -75,6 +70,18 @@ def write_run(result: CrossvalResult) -> None:
         },
     }
     (out / "run.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def write_subgroups(path: Path, groups: Sequence[SubgroupResult]) -> None:
+    """Write every metric of every subgroup; without any there is no file, nor an earlier run's."""
+    if not groups:
+        path.unlink(missing_ok=True)
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["column", "group", "patients", *METRIC_COLUMNS])
+        for group in groups:
+            writer.writerows([group.column, group.name, len(group.rows), *metric_cells(m)] for m in group.metrics)
 
 
 def write_history(path: Path, members: Sequence[Member]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -81,20 +82,21 @@ def crossval_several(
     endpoint = endpoint_from(experiment.endpoint)
     if not isinstance(endpoint, Several):
         raise ConfigError(f"endpoint of kind {endpoint.kind!r}, expected 'several'; call crossval for one outcome")
-    fitted = fit_all(experiment, workers=workers, say=say)
-    remove_tree(experiment.out / OUTCOMES)  # of an earlier run
-    results = {}
-    for number, name in enumerate(endpoint.names):
-        say(f"measuring {name}: {experiment.evaluation.bootstrap} resamples of patients")
-        mine = of_outcome(fitted, number)
-        mine.experiment.out.mkdir(parents=True)
-        for repeat, one in enumerate(mine.dealt):
-            save_splits(one, mine.experiment.out / (f"splits-{repeat + 1}.csv" if repeat else "splits.csv"))
-        results[name] = measured(mine)
-        write_run(results[name])
-    fold = fitted.dealt[0].test_fold(fitted.cohort.patients)
-    result = SeveralResult(experiment, fitted.cohort, fitted.dealt[0], fold, results, fitted.manifest)
-    _write(result, [m for m in fitted.members if m.job.repeat == 0])
+    with contextlib.ExitStack() as held:
+        fitted = fit_all(experiment, held=held, workers=workers, say=say)
+        remove_tree(experiment.out / OUTCOMES)  # of an earlier run
+        results = {}
+        for number, name in enumerate(endpoint.names):
+            say(f"measuring {name}: {experiment.evaluation.bootstrap} resamples of patients")
+            mine = of_outcome(fitted, number)
+            mine.experiment.out.mkdir(parents=True)
+            for repeat, one in enumerate(mine.dealt):
+                save_splits(one, mine.experiment.out / (f"splits-{repeat + 1}.csv" if repeat else "splits.csv"))
+            results[name] = measured(mine)
+            write_run(results[name])
+        fold = fitted.dealt[0].test_fold(fitted.cohort.patients)
+        result = SeveralResult(experiment, fitted.cohort, fitted.dealt[0], fold, results, fitted.manifest)
+        _write(result, [m for m in fitted.members if m.job.repeat == 0])
     return result
 
 

@@ -26,6 +26,7 @@ from wsikit.evaluation.members import bags_of, check_start
 from wsikit.evaluation.risk_groups import training_cuts
 from wsikit.evaluation.settings import Experiment
 from wsikit.evaluation.tuning.folds import check_tuned_model
+from wsikit.store.lease import RESULTS, Lease
 from wsikit.store.objects import write_atomic
 from wsikit.tasks.several import SeveralTask
 from wsikit.tasks.task import Values
@@ -92,6 +93,7 @@ def train(
     Raises:
         ConfigError: Anything about the table, the stores, the splits or the settings that cannot be used; a
             checkpoint of another training.
+        LockedError: Another process writes into ``experiment.out``.
     """
     endpoint = endpoint_from(experiment.endpoint)
     cohort = cohort_of(experiment, say=say)
@@ -105,46 +107,48 @@ def train(
         say(f"starting from {started.file}: {len(started.loaded)} tensors of the aggregator, all it has")
     out = experiment.out
     out.mkdir(parents=True, exist_ok=True)
-    before = history_of(out / CHECKPOINT)
-    if before:
-        say(f"going on after epoch {len(before)} of {experiment.training.epochs}")
-    say(f"training on {len(rows)} patients, watched by {len(watching)}")
-    bags = bags_of(experiment, cohort)
-    for position in range(len(bags)):
-        bags.count(position)
-    manifest = build_manifest(experiment, cohort, splits, bags)
-    save_splits(splits, out / "splits.csv")
-    logs = _logs(experiment, before, say)
-    failed = True
+    with Lease(out, kind=RESULTS, say=say) as lease:
+        before = history_of(out / CHECKPOINT)
+        if before:
+            say(f"going on after epoch {len(before)} of {experiment.training.epochs}")
+        say(f"training on {len(rows)} patients, watched by {len(watching)}")
+        bags = bags_of(experiment, cohort)
+        for position in range(len(bags)):
+            bags.count(position)
+        manifest = build_manifest(experiment, cohort, splits, bags)
+        save_splits(splits, out / "splits.csv")
+        logs = _logs(experiment, before, say)
+        failed = True
 
-    def told(epoch: Epoch) -> None:
-        for log in logs:
-            log(epoch)
-        watch(epoch)
+        def told(epoch: Epoch) -> None:
+            lease.check()
+            for log in logs:
+                log(epoch)
+            watch(epoch)
 
-    try:
-        found = fit(
-            bags, endpoint, cohort.target, train=rows, validation=watching, model=experiment.model,
-            training=experiment.training, watch=told, checkpoint=out / CHECKPOINT,
-        )  # fmt: skip
-        failed = False
-    finally:
-        for log in logs:
-            log.close(failed=failed)
-    facts = bundle_facts(cohort, manifest) | {
-        "aggregator": {"name": experiment.model.aggregator, "options": experiment.model.options},
-        "in_dim": found.model.aggregator.in_dim,
-        "epoch": found.best,
-        "history": plain_history(found.history),
-        "thresholds": _thresholds(found, cohort.target, rows, watching, bags),
-        "started": None if started is None else asdict(started),
-    }
-    bundle = save_bundle(Bundle(found.model, found.task, endpoint, facts), out / MODEL)
-    _enter_known(bundle, found, cohort, rows, watching, bags, chosen=experiment.training.keep == "best")
-    write_atomic(out / "run.json", (json.dumps(manifest | {"started": facts["started"]}, indent=2) + "\n").encode())
-    for partial in out.glob("*.partial"):  # of a call that was killed while it wrote
-        partial.unlink()
-    return TrainResult(bundle, cohort, roles, found.history, found.best, len(before), started)
+        try:
+            found = fit(
+                bags, endpoint, cohort.target, train=rows, validation=watching, model=experiment.model,
+                training=experiment.training, watch=told, checkpoint=out / CHECKPOINT,
+            )  # fmt: skip
+            failed = False
+        finally:
+            for log in logs:
+                log.close(failed=failed)
+        facts = bundle_facts(cohort, manifest) | {
+            "aggregator": {"name": experiment.model.aggregator, "options": experiment.model.options},
+            "in_dim": found.model.aggregator.in_dim,
+            "epoch": found.best,
+            "history": plain_history(found.history),
+            "thresholds": _thresholds(found, cohort.target, rows, watching, bags),
+            "started": None if started is None else asdict(started),
+        }
+        bundle = save_bundle(Bundle(found.model, found.task, endpoint, facts), out / MODEL)
+        _enter_known(bundle, found, cohort, rows, watching, bags, chosen=experiment.training.keep == "best")
+        write_atomic(out / "run.json", (json.dumps(manifest | {"started": facts["started"]}, indent=2) + "\n").encode())
+        for partial in out.glob("*.partial"):  # of a call that was killed while it wrote
+            partial.unlink()
+        return TrainResult(bundle, cohort, roles, found.history, found.best, len(before), started)
 
 
 def _logs(experiment: Experiment, before: tuple[Epoch, ...], say: Say) -> list[EpochLog]:

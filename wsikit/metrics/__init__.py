@@ -22,6 +22,7 @@ from wsikit.metrics.delong import DeLong, delong_test
 from wsikit.metrics.f1 import f1_score, macro_f1
 from wsikit.metrics.harrell_c import harrell_c
 from wsikit.metrics.net_benefit import net_benefit
+from wsikit.metrics.survival_brier import survival_brier
 from wsikit.metrics.survival_curve import StepCurve, baseline_hazard, censoring_curve, kaplan_meier
 from wsikit.metrics.undefined import UndefinedMetricError
 from wsikit.metrics.uno_c import uno_c
@@ -50,5 +51,6 @@ __all__ = [
     "macro_f1",
     "net_benefit",
     "roc_auc",
+    "survival_brier",
     "uno_c",
 ]

@@ -11,7 +11,7 @@ from wsikit.evaluation.assessment import ClassSets
 from wsikit.evaluation.external_result import ExternalResult
 from wsikit.reports.crossval import template
 from wsikit.reports.external_pictures import external_figures
-from wsikit.reports.tables import KeyNumber, flat, left_out, table_of
+from wsikit.reports.tables import KeyNumber, flat, left_out, subgroup_table, table_of
 from wsikit.reports.words import counted, interval_text, level_text, makeup, value_text
 from wsikit.store.objects import write_atomic
 
@@ -47,6 +47,8 @@ def write_external_report(result: ExternalResult) -> Path:
         figures=external_figures(result, result.out / "figures"),
         metrics=table_of(models),
         recalibration=result.recalibration,
+        absolute=result.absolute,
+        subgroups=subgroup_table(result.subgroups, result.model, cohort.target),
         sets=_sets(result),
         unlike=result.unlike,
         flow=(counted(cohort.rows, "row"), counted(cohort.n_slides, "slide"), counted(len(cohort), "patient")),
@@ -94,6 +96,8 @@ def _frozen(result: ExternalResult) -> list[str]:
         )
     if isinstance(result.cohort.target, SurvivalTarget):
         found.append(f"The cut between low and high risk: chosen at training ({result.cuts}).")
+    if result.subgroups:
+        found.append("In the subgroups all of this is the same: nothing is chosen for one of them.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,14 +138,22 @@ def _risk(result: ExternalResult, target: SurvivalTarget, folder: Path) -> list[
     if not len(found.patients):
         return []
     until = f"{result.absolute.horizon:.4g} {result.absolute.unit}"
-    points = CalibrationPoints(
-        f"risk until {until}", found.predicted, found.observed, found.patients, _numbers(result.model)
-    )
+    points = [
+        CalibrationPoints(
+            f"risk until {until}", found.predicted, found.observed, found.patients, _numbers(result.model)
+        )
+    ]
+    if result.recalibrated is not None:
+        again = risk_calibration(replace(result.absolute, risk=result.recalibrated.prediction[:, 0]), target)
+        name = result.recalibrated.name
+        points.append(
+            CalibrationPoints(name, again.predicted, again.observed, again.patients, _numbers(result.recalibrated))
+        )
     caption = (
         f"Patients by their predicted risk of the event until {until}, and the share that had it (Kaplan-Meier, with "
         "95 % Wilson intervals of the effective number of patients)."
     )
-    figure = draw_calibration([points])
+    figure = draw_calibration(points)
     return [_shown(figure, folder / "risk_calibration.png", "Predicted and observed risk", caption)]
 
 

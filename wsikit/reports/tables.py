@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from wsikit.cohort.endpoints import Target
 from wsikit.cohort.table import Cohort
-from wsikit.evaluation.result import CrossvalResult, Metric, ModelResult
+from wsikit.evaluation.result import CrossvalResult, Metric, ModelResult, SubgroupResult
 from wsikit.reports.words import counted, interval_text, level_text, makeup, value_text
 
 LONGEST = 400
@@ -170,19 +171,25 @@ def table_of(models: Sequence[ModelResult], paired: Sequence[Metric] = ()) -> Me
     )
 
 
-def subgroup_table(result: CrossvalResult) -> SubgroupTable | None:
-    """Every subgroup with every metric of the model; None where none was asked for."""
-    if not result.subgroups:
+def subgroup_table(groups: Sequence[SubgroupResult], model: ModelResult, target: Target) -> SubgroupTable | None:
+    """Every subgroup with every metric of the model; None where none was asked for.
+
+    Args:
+        groups: Of the patients.
+        model: What was measured among them.
+        target: Of all patients.
+    """
+    if not groups:
         return None
     notes: dict[str, str] = {}
-    names = [m.name for m in result.model.metrics]
+    names = [m.name for m in model.metrics]
     rows = []
-    for group in result.subgroups:
+    for group in groups:
         # how a metric is measured is said below the first table; here only why one cannot be had
         found = {m.name: m if m.value is None else replace(m, note="") for m in group.metrics}
-        target = result.cohort.target.take(group.rows)
         cells = tuple(_cell(found.get(name), notes) for name in names)
-        rows.append((group.column, group.name, counted(len(group.rows), "patient"), makeup(target), cells))
+        made = makeup(target.take(group.rows))
+        rows.append((group.column, group.name, counted(len(group.rows), "patient"), made, cells))
     return SubgroupTable(tuple(names), tuple(rows), tuple((mark, text) for text, mark in notes.items()))
 
 

@@ -1,4 +1,4 @@
-"""One run at a time on a store: a lease with an owner and a heartbeat.
+"""One run at a time on a store, or in a folder of results: a lease with an owner and a heartbeat.
 
 Leases are numbered files, or objects of a bucket. The holder of the highest number has the store. Who finds that lease
 expired creates the next number with "create only if absent", which one contender alone can win; a
@@ -17,10 +17,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from wsikit.errors import StoreLockedError
+from wsikit.errors import LockedError, StoreLockedError
 from wsikit.store.format import Layout
 from wsikit.store.objects import create_only, rename, renew
 from wsikit.store.places import StorePath
@@ -30,11 +32,31 @@ EXPIRES_S = 60.0
 _RELEASED = ".released"
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a lease is on.
+
+    Attributes:
+        word: For it.
+        advice: To whom it is refused.
+        error: What is raised.
+    """
+
+    word: str
+    advice: str
+    error: type[LockedError]
+
+
+STORE = Kind("store", "wait for it (--wait), or stop it first", StoreLockedError)
+RESULTS = Kind("folder", "let it end or stop it first, or write into another folder (--out)", LockedError)
+
+
 class Lease:
     """The right to write to a store, taken on entering the ``with`` and given back on leaving it.
 
     Args:
-        root: The store's folder.
+        root: The store's folder, or one of results.
+        kind: Which of these it is.
         heartbeat_s: Seconds between signs of life.
         expires_s: A lease without a sign of life for this long may be taken over.
         wait: If another run is alive, wait for it to end instead of raising.
@@ -45,18 +67,20 @@ class Lease:
 
     Raises:
         StoreLockedError: Another run is alive on this store.
+        LockedError: Another process is alive in this folder of results.
     """
 
     def __init__(
         self,
         root: StorePath,
         *,
+        kind: Kind = STORE,
         heartbeat_s: float = HEARTBEAT_S,
         expires_s: float = EXPIRES_S,
         wait: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._folder, self._root = Layout(root).leases, root
+        self._folder, self._kind, self._name = Layout(root).leases, kind, f"{kind.word} {root}"
         self._heartbeat_s, self._expires_s, self._wait, self._say = heartbeat_s, expires_s, wait, say
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,11 +106,11 @@ class Lease:
                 rename(self._path, self._path.with_suffix(_RELEASED))
 
     def check(self) -> None:
-        """Raise StoreLockedError if another run has taken the store over meanwhile."""
+        """Raise the error of the kind if another run has taken the store over meanwhile."""
         if self.lost:
-            raise StoreLockedError(
-                f"store {self._root}: this run gave no sign of life for {self._expires_s:.0f} s and another has taken "
-                "the store over; nothing is lost: let that one end, then run the same command again"
+            raise self._kind.error(
+                f"{self._name}: this run gave no sign of life for {self._expires_s:.0f} s and another has taken "
+                f"the {self._kind.word} over; nothing is lost: let that one end, then run the same command again"
             )
 
     def _take(self) -> StorePath:
@@ -102,11 +126,9 @@ class Lease:
             beat = _mtime_ns(current)
             alive = seen.setdefault(current, beat) != beat
             if alive and not self._wait:
-                raise StoreLockedError(
-                    f"store {self._root}: in use by {_describe(current)}; wait for it (--wait), or stop it first"
-                )
+                raise self._kind.error(f"{self._name}: in use by {_describe(current)}; {self._kind.advice}")
             if not told:
-                self._say(f"store {self._root} is held by {_describe(current)}; looking whether it is alive ...")
+                self._say(f"{self._name} is held by {_describe(current)}; looking whether it is alive ...")
                 told = True
             time.sleep(min(1.0, self._heartbeat_s / 4))
 
@@ -119,6 +141,7 @@ class Lease:
     def _create(self, number: int) -> StorePath | None:
         path = self._folder / f"{number:08d}"
         owner = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid()), "user": _user()}
+        owner["since"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         if not create_only(path, json.dumps(owner).encode()):
             return None
         if self.current() != path:  # the number was taken, used and given back since we looked
@@ -176,7 +199,8 @@ def _owner(path: StorePath) -> dict[str, Any]:
 
 def _describe(path: StorePath) -> str:
     owner = _owner(path)
-    return f"process {owner.get('pid', '?')} of {owner.get('user', '?')} on {owner.get('host', '?')}"
+    since = f" since {owner['since']}" if "since" in owner else ""  # earlier versions did not write it
+    return f"process {owner.get('pid', '?')} of {owner.get('user', '?')} on {owner.get('host', '?')}{since}"
 
 
 def _started(pid: int) -> float | None:

@@ -36,6 +36,7 @@ from wsikit.evaluation.tuning.trial import TrialData
 from wsikit.evaluation.tuning.workers import Fitter, Here, OnCrew, crew_map
 from wsikit.extract.clusters import Crew, local_crew
 from wsikit.processes import cores
+from wsikit.store.lease import RESULTS, Lease
 from wsikit.store.objects import write_atomic
 
 Say = Callable[[str], None]
@@ -113,6 +114,7 @@ def tune(
     Raises:
         ConfigError: Anything about the table, the stores, the splits or the settings that cannot be used; a folder
             with trials of another experiment; a study none of whose trials came to anything.
+        LockedError: Another process writes into ``experiment.out``.
     """
     endpoint = endpoint_from(experiment.endpoint)
     cohort = cohort_of(experiment, say=say)
@@ -123,23 +125,29 @@ def tune(
     say(_cost_words(experiment, plans, space))
     out = experiment.out
     out.mkdir(parents=True, exist_ok=True)
-    _check_same(out / RECORD, _identity(experiment, cohort, plans, space))
-    first = current(space, experiment.model, experiment.training)
-    studies = [Study(out / JOURNAL, plan.name, space, seed=(wanted.seed, *plan.seed), first=first) for plan in plans]
-    before = sum(trial.finished for study in studies for trial in study.trials()[: wanted.trials])
-    total = wanted.trials * len(plans)
-    if before:
-        say(f"{before} of {total} trials are there already")
-    done = before
-
-    def told(plan: StudyPlan, trial: Trial) -> None:
-        nonlocal done
-        done += 1
-        write_trials(out, [(p, s.trials()[: wanted.trials]) for p, s in zip(plans, studies, strict=True)], space, sign)
-        watch(done, total, f"{plan.title}, trial {trial.number + 1} of {wanted.trials}: {_came(trial, sign)}")
-
-    sign = -1 if wanted.metric == "loss" else 1
     with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(Lease(out, kind=RESULTS, say=say))
+        _check_same(out / RECORD, _identity(experiment, cohort, plans, space))
+        first = current(space, experiment.model, experiment.training)
+        studies = [
+            Study(out / JOURNAL, plan.name, space, seed=(wanted.seed, *plan.seed), first=first) for plan in plans
+        ]
+        before = sum(trial.finished for study in studies for trial in study.trials()[: wanted.trials])
+        total = wanted.trials * len(plans)
+        if before:
+            say(f"{before} of {total} trials are there already")
+        done = before
+
+        def told(plan: StudyPlan, trial: Trial) -> None:
+            nonlocal done
+            lease.check()
+            done += 1
+            write_trials(
+                out, [(p, s.trials()[: wanted.trials]) for p, s in zip(plans, studies, strict=True)], space, sign
+            )
+            watch(done, total, f"{plan.title}, trial {trial.number + 1} of {wanted.trials}: {_came(trial, sign)}")
+
+        sign = -1 if wanted.metric == "loss" else 1
         opened = (
             stack.enter_context(crew()) if crew is not None else _processes(stack, workers or cores(), total - done)
         )
