@@ -19,8 +19,8 @@ from wsikit.figures.kaplan_meier import KaplanMeierGroup, draw_kaplan_meier
 from wsikit.figures.look import COLOURS
 from wsikit.figures.roc import RocCurve, draw_roc
 from wsikit.figures.scatter import draw_scatter
-from wsikit.metrics import UndefinedMetricError, calibration_curve, net_benefit, roc_auc
-from wsikit.reports.pictures import Shown, data_uri
+from wsikit.metrics import UndefinedMetricError, net_benefit, roc_auc
+from wsikit.reports.pictures import Shown, data_uri, drawn_calibration, drawn_points
 from wsikit.reports.words import interval_text, value_text
 from wsikit.store.objects import write_atomic
 
@@ -79,16 +79,16 @@ def _calibration(result: ExternalResult, target: ClassTarget, folder: Path) -> S
     curves = []
     if len(target.classes) == 2:
         for model in filter(None, (result.model, result.recalibrated)):
-            bins = calibration_curve(np.clip(model.prediction[:, 1], 0, 1), target.label == 1)
+            bins = drawn_calibration(model.prediction[:, 1], target.label == 1)
             curves.append(CalibrationPoints(model.name, bins.predicted, bins.observed, bins.patients, _numbers(model)))
     else:
         for number, name in enumerate(target.classes):
-            bins = calibration_curve(np.clip(result.model.prediction[:, number], 0, 1), target.label == number)
+            bins = drawn_calibration(result.model.prediction[:, number], target.label == number)
             title = f"class {name} against the others"
             curves.append(CalibrationPoints(title, bins.predicted, bins.observed, bins.patients))
     caption = (
-        f"Each point is about a tenth of the patients: their mean probability, and {_WILSON}. On the dashed line "
-        "probabilities mean what they say."
+        f"Each point is about {round(len(target) / drawn_points(len(target)))} patients: their mean probability, and "
+        f"{_WILSON}. On the dashed line probabilities mean what they say."
     )
     figure = draw_calibration(curves[: len(COLOURS)])
     return _shown(figure, folder / "calibration.png", "Calibration curve", caption)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
 from wsikit.cohort.several_labels import LabelsTarget
@@ -21,9 +22,11 @@ from wsikit.figures.roc import RocCurve, draw_roc
 from wsikit.figures.scatter import draw_scatter
 from wsikit.figures.training_curves import TrainingCurve, draw_training_curves
 from wsikit.metrics import UndefinedMetricError, calibration_curve, net_benefit, roc_auc
+from wsikit.metrics.calibration import CalibrationCurve
 from wsikit.reports.cases import group_name
 from wsikit.reports.words import interval_text, value_text
 from wsikit.store.objects import write_atomic
+from wsikit.tasks.task import Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,6 +76,16 @@ def main_figure(result: CrossvalResult, folder: Path) -> Shown | None:
     return _shown(figure, folder / "scatter.png", "Predicted against true values", caption)
 
 
+def drawn_points(patients: int) -> int:
+    """Points of a calibration curve: ten, and fewer where one would stand for less than ten patients."""
+    return min(10, max(1, patients // 10))
+
+
+def drawn_calibration(probability: Values, positive: npt.NDArray[np.bool_]) -> CalibrationCurve:
+    """The curve of so many points, from probabilities (P,) that may stick out of 0 to 1 by rounding."""
+    return calibration_curve(np.clip(probability, 0, 1), positive, bins=drawn_points(len(positive)))
+
+
 def calibration_figure(result: CrossvalResult, folder: Path) -> Shown | None:
     """Calibration of the model's probabilities, written as ``calibration.png``; None unless there are classes."""
     target = result.cohort.target
@@ -86,12 +99,13 @@ def calibration_figure(result: CrossvalResult, folder: Path) -> Shown | None:
     for number, name in enumerate(target.classes):
         if two and number == 0:
             continue  # the mirror image of the other
-        bins = calibration_curve(np.clip(result.model.prediction[:, number], 0, 1), target.label == number)
+        bins = drawn_calibration(result.model.prediction[:, number], target.label == number)
         title = result.model.name if two else f"class {name} against the others"
         found.append(CalibrationPoints(title, bins.predicted, bins.observed, bins.patients, label))
     caption = (
-        "Each point is about a tenth of the patients, out of fold: their mean probability, and how many of them were "
-        "positive (with 95 % Wilson intervals). On the dashed line probabilities mean what they say."
+        f"Each point is about {round(len(target) / drawn_points(len(target)))} patients, out of fold: their mean "
+        "probability, and how many of them were positive (with 95 % Wilson intervals). On the dashed line "
+        "probabilities mean what they say."
     )
     figure = draw_calibration(found[: len(COLOURS)])
     return _shown(figure, folder / "calibration.png", "Calibration curve", caption)
