@@ -72,6 +72,19 @@ def test_a_killed_run_of_this_machine_is_taken_over_at_once(tmp_path, other):
     assert time.monotonic() - began < 5  # not the 60 s of a silent run elsewhere
 
 
+def test_a_pid_of_another_container_says_nothing(tmp_path, other):
+    """Of the same host name, where this machine has no such process: alive until it is silent for too long."""
+    (path,) = (tmp_path / ".wsikit" / "lease").iterdir()
+    owner = json.loads(path.read_text())
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert Lease(tmp_path).expired(path)
+    path.write_text(json.dumps(owner | {"pids": "pid:[1]"}))
+    assert not Lease(tmp_path).expired(path)
+    os.utime(path, (time.time() - 3600,) * 2)
+    assert Lease(tmp_path).expired(path)
+
+
 def test_waiting_gets_the_store_when_the_other_ends(tmp_path, other):
     with pytest.raises(StoreLockedError), Lease(tmp_path, heartbeat_s=0.1):
         pass

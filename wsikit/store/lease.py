@@ -141,6 +141,7 @@ class Lease:
     def _create(self, number: int) -> StorePath | None:
         path = self._folder / f"{number:08d}"
         owner = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid()), "user": _user()}
+        owner["pids"] = _pid_namespace()
         owner["since"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         if not create_only(path, json.dumps(owner).encode()):
             return None
@@ -155,7 +156,8 @@ class Lease:
     def expired(self, path: StorePath) -> bool:
         """Whether a lease's holder is surely dead (of this machine) or silent for too long (of another)."""
         owner = _owner(path)
-        if owner.get("host") == platform.node() and "pid" in owner and _started(owner["pid"]) != owner.get("started"):
+        here = owner.get("host") == platform.node() and owner.get("pids", _pid_namespace()) == _pid_namespace()
+        if here and "pid" in owner and _started(owner["pid"]) != owner.get("started"):
             return True  # it ran on this machine, and is not running any more
         return self._now_ns() - _mtime_ns(path) > self._expires_s * 1e9
 
@@ -212,6 +214,14 @@ def _started(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 2)
     except psutil.Error:
         return None
+
+
+def _pid_namespace() -> str:
+    """Among which processes a pid counts: a container of the same host name may have others. Empty if unknown."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _user() -> str:
