@@ -25,6 +25,7 @@ def test_every_file_that_is_copied_exists() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32" or shutil.which("bash") is None, reason="the container runs Linux")
+@pytest.mark.slow
 def test_extraction_needs_no_home_and_no_hub(two_slides: Path, tmp_path: Path) -> None:
     """``/dev/null/home`` is a home that not even root can create."""
     bin_dir = Path(sys.executable).parent

@@ -95,6 +95,7 @@ def trials_done(out: Path) -> int:
         return len(list(csv.DictReader(file)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX systems")
 def test_two_tunings_in_one_folder_the_second_is_refused_and_goes_on_when_the_first_was_killed(planted, tmp_path):
     pytest.importorskip("optuna")

@@ -61,6 +61,7 @@ def manifest(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_all_at_half_a_micrometre(slides_dir, tmp_path):
     rows = run(slides_dir, tmp_path / "a.zarr", "--target-mpp", 0.5, "--tile-px", 256)
     assert {name: row["state"] for name, row in rows.items()} == AT_HALF

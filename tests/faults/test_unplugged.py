@@ -58,6 +58,7 @@ def resume(slides: Path, store: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not rename folders that are in use")
+@pytest.mark.slow
 def test_the_stores_disk_is_unplugged(slides, tmp_path):
     store = tmp_path / "a.zarr"
     code, _, said = unplug(store, slides, store)

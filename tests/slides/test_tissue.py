@@ -254,6 +254,7 @@ def test_both_methods_agree_on_a_real_slide(slides_dir):
     assert iou(colour, structure) > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", COLOUR_AND_STRUCTURE)
 def test_pens_over_a_real_slide_are_left_out(slides_dir, method):
     with wk.open_slide(slides_dir / "ischemic-colitis_HE_L14.svs") as slide:

@@ -266,6 +266,7 @@ def start(folder, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX systems")
 def test_killed_and_called_again_it_ends_with_the_same_trials(planted, tmp_path):
     whole, parts = written(tmp_path / "whole", planted, 10), written(tmp_path / "parts", planted, 10)
