@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from wsikit.cli._cluster import Cluster, Scheduler, SchedulerFile, WorkerTimeout, crew_of
+
 EXAMPLES = """Examples:
 
 wsikit tune config.yaml --trials 30
@@ -25,8 +27,6 @@ tune:
   space: {learning_rate: {low: 0.0003, high: 0.03, log: true}, embed_dim: [64, 128, 256]}
 
 Then: wsikit train runs/tuned/best.yaml --out runs/final. The same command goes on where a run ended."""
-
-_CLUSTER = "Cluster"
 
 
 class Purpose(StrEnum):
@@ -53,60 +53,36 @@ def command(
         int | None, typer.Option(help="Fold of the split file, from 0, whose training patients the model is for.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Models fitted at once. Default: one per core.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Fit on an existing Dask cluster: tcp://host:port.", rich_help_panel=_CLUSTER)
-    ] = None,
-    scheduler_file: Annotated[
-        Path | None,
-        typer.Option(help="The same by the file that 'dask scheduler' writes.", rich_help_panel=_CLUSTER),
-    ] = None,
-    cluster: Annotated[
-        Path | None,
-        typer.Option(help="Fit in jobs of SLURM, PBS, LSF or SGE, described in a YAML.", rich_help_panel=_CLUSTER),
-    ] = None,
-    worker_timeout: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds that a cluster may be without workers. Default: 600; a day with --cluster.",
-            rich_help_panel=_CLUSTER,
-        ),
-    ] = None,
+    scheduler: Scheduler = None,
+    scheduler_file: SchedulerFile = None,
+    cluster: Cluster = None,
+    worker_timeout: WorkerTimeout = None,
 ) -> None:
     """Choose a model's settings by trials, and say how good a model chosen so is.
 
     Every trial is judged on inner folds. For the estimate each fold of the cross-validation chooses its own settings
     without its tested patients; 'best.yaml' is for 'wsikit train'.
     """
-    from functools import partial
-
     from wsikit.allocator import keep_freed_memory
     from wsikit.cli._show import metrics_table, stdout_console
     from wsikit.cli._trials import TrialProgress
-    from wsikit.errors import ConfigError
     from wsikit.evaluation.settings import load_experiment
     from wsikit.evaluation.tuning.run import tune
-    from wsikit.extract.clusters import crew_for
     from wsikit.reports.crossval import write_report
     from wsikit.reports.tuning import write_tuning_figures
 
-    if scheduler is not None and scheduler_file is not None:
-        raise ConfigError("--scheduler and --scheduler-file are both given; expected one of them")
+    if scheduler or scheduler_file or cluster:  # whose workers have another working folder
+        config, out = config.resolve(), None if out is None else out.resolve()
     experiment = load_experiment(config)
     experiment = experiment.model_copy(update={"out": out or experiment.out / "tuned"})
     if trials is not None:
         experiment = experiment.model_copy(update={"tune": experiment.tune.model_copy(update={"trials": trials})})
     keep_freed_memory()
     with TrialProgress() as progress:
-        place = scheduler or scheduler_file
-        crew = None
-        if place is not None or cluster is not None:
-            crew = partial(
-                crew_for, workers=workers, device="cpu", scheduler=place, cluster=cluster,
-                worker_timeout_s=worker_timeout, progress=progress,
-            )  # fmt: skip
+        crew = crew_of(scheduler, scheduler_file, cluster, worker_timeout, workers=workers, progress=progress)
         found = tune(
             experiment, purpose=purpose.value, fold=fold, workers=workers,
-            crew=None if crew is None else lambda: crew()[0], say=progress.say, watch=progress.trial,
+            crew=crew, say=progress.say, watch=progress.trial,
         )  # fmt: skip
     figures = write_tuning_figures(found)
     console = stdout_console()

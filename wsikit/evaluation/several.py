@@ -20,7 +20,7 @@ from wsikit.cohort.table import PATIENT, Cohort, Exclusion
 from wsikit.errors import ConfigError
 from wsikit.evaluation.crossval import measured
 from wsikit.evaluation.fitting import Fitted, fit_all
-from wsikit.evaluation.members import MemberJob, MemberResult
+from wsikit.evaluation.members import MemberJob, MemberResult, Spread
 from wsikit.evaluation.result import CrossvalResult
 from wsikit.evaluation.run_files import METRIC_COLUMNS, OUTCOMES, metric_cells, truth_columns, write_history, write_run
 from wsikit.evaluation.settings import Experiment
@@ -59,7 +59,11 @@ class SeveralResult:
 
 
 def crossval_several(
-    experiment: Experiment, *, workers: int | None = None, say: Say = lambda line: None
+    experiment: Experiment,
+    *,
+    workers: int | None = None,
+    spread: Spread | None = None,
+    say: Say = lambda line: None,
 ) -> SeveralResult:
     """Cross-validate a model of several outcomes.
 
@@ -73,6 +77,7 @@ def crossval_several(
     Args:
         experiment: Whose endpoint is of kind ``several``.
         workers: Processes; default one for each core.
+        spread: Instead of them, as for ``crossval``.
         say: Called with a line of text at each step.
 
     Raises:
@@ -83,7 +88,7 @@ def crossval_several(
     if not isinstance(endpoint, Several):
         raise ConfigError(f"endpoint of kind {endpoint.kind!r}, expected 'several'; call crossval for one outcome")
     with contextlib.ExitStack() as held:
-        fitted = fit_all(experiment, held=held, workers=workers, say=say)
+        fitted = fit_all(experiment, held=held, workers=workers, spread=spread, say=say)
         remove_tree(experiment.out / OUTCOMES)  # of an earlier run
         results = {}
         for number, name in enumerate(endpoint.names):

@@ -93,15 +93,14 @@ class _Flying(Generic[KeyT]):
         self._keys[future] = key
 
     def next(self) -> tuple[KeyT, Any]:
-        from distributed import KilledWorker, wait
+        from distributed import KilledWorker, as_completed
 
         while True:
-            try:
-                done = wait(list(self._keys), timeout=ASKED_S, return_when="FIRST_COMPLETED").done
+            try:  # distributed's wait() asks the default client, which that of an existing cluster is not
+                future = next(as_completed(list(self._keys), loop=self._crew.client.loop, timeout=ASKED_S))
             except TimeoutError:
                 self._crew.threads()  # raises where there has been no worker for too long
                 continue
-            future = next(iter(done))
             key = self._keys.pop(future)
             try:
                 return key, future.result()
