@@ -48,8 +48,8 @@ def test_models_are_fitted_there_and_are_those_of_this_machine(planted, tmp_path
     for place in (["here", "--workers", "1"], ["there", "--scheduler-file", "elsewhere/scheduler.json"]):
         done = subprocess.run([*words, *place], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-    name = "predictions.csv" if command == "crossval" else "best.yaml"
-    assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text().replace("here", "there")
+    name = "predictions.csv" if command == "crossval" else "crossval/predictions.csv"
+    assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
     assert sorted(p.name for p in scheduler_file.parent.iterdir() if p.suffix not in (".json", ".txt")) == []
     if command == "crossval":
         assert len(list((tmp_path / "there" / "models").iterdir())) == 2
