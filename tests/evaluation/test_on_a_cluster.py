@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from distributed import Client
 
 
 @pytest.fixture
@@ -51,5 +52,7 @@ def test_models_are_fitted_there_and_are_those_of_this_machine(planted, tmp_path
     name = "predictions.csv" if command == "crossval" else "crossval/predictions.csv"
     assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
     assert sorted(p.name for p in scheduler_file.parent.iterdir() if p.suffix not in (".json", ".txt")) == []
+    with Client(scheduler_file=str(scheduler_file), set_as_default=False) as client:
+        assert client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter) > 0  # it had work
     if command == "crossval":
         assert len(list((tmp_path / "there" / "models").iterdir())) == 2

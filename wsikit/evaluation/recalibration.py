@@ -6,6 +6,7 @@ model did as it was trained, never in its place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -92,10 +93,26 @@ def cross_fitted(probability: Numbers, positive: Flags, how: How, *, parts: int 
     Raises:
         UndefinedMetricError: As :func:`fit_recalibration`, of any of the parts' others.
     """
-    part, found = parts_of(len(positive), parts, seed), np.empty(len(positive))
+    return by_others(
+        probability, lambda others: fit_recalibration(probability[others], positive[others], how), parts, seed
+    )
+
+
+def by_others(
+    prediction: Numbers, learn: Callable[[Flags], Callable[[Numbers], Numbers]], parts: int, seed: int
+) -> Numbers:
+    """Predictions (P,), those of each part of the patients changed by what the other parts teach.
+
+    Args:
+        prediction: (P,) by the model as it was trained.
+        learn: From the patients (P,) bool who teach, to what changes predictions.
+        parts: How many the patients are dealt into, at random.
+        seed: Of the dealing.
+    """
+    part, found = parts_of(len(prediction), parts, seed), np.empty(len(prediction))
     for number in np.unique(part):
         others = part != number
-        found[~others] = fit_recalibration(probability[others], positive[others], how)(probability[~others])
+        found[~others] = learn(others)(prediction[~others])
     return found
 
 

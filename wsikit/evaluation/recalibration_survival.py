@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsikit.errors import ConfigError
-from wsikit.evaluation.recalibration import HOW, PARTS, Flags, How, Numbers, parts_of
+from wsikit.evaluation.recalibration import HOW, PARTS, Flags, How, Numbers, by_others
 from wsikit.metrics import UndefinedMetricError, baseline_hazard, cox_slope
 
 
@@ -94,9 +94,6 @@ def cross_fitted_risks(
     Raises:
         UndefinedMetricError: As :func:`fit_risks`, of any of the parts' others.
     """
-    part, found = parts_of(len(time), parts, seed), np.empty(len(time))
-    for number in np.unique(part):
-        others = part != number
-        learnt = fit_risks(log_risk[others], time[others], event[others], how, at=at)
-        found[~others] = learnt(log_risk[~others])
-    return found
+    return by_others(
+        log_risk, lambda others: fit_risks(log_risk[others], time[others], event[others], how, at=at), parts, seed
+    )
