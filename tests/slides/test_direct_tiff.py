@@ -7,6 +7,8 @@ import os
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import wsikit as wk
 from wsikit.errors import ConfigError, SlideOpenError, TileReadError
@@ -95,6 +97,44 @@ def test_tiles_are_the_same_in_any_company(slides_dir, monkeypatch, name, case, 
     monkeypatch.setattr(cells, "BUDGET_BYTES", 0)
     with wk.open_slide(slides_dir / name, mpp=0.5) as slide:
         np.testing.assert_array_equal(tiles_of(slide, choice, coords, threads=3)[0], expected)
+
+
+@pytest.fixture(scope="module")
+def image(planted):
+    """The whole slide as OpenSlide shows it, with white around."""
+    with wk.open_slide(planted, reader="openslide") as slide:
+        return np.pad(slide.read_region((0, 0), slide.size), ((600, 600), (600, 600), (0, 0)), constant_values=255)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    side=st.sampled_from([96, 256, 512, 640]),
+    step=st.sampled_from([64, 128, 192, 256, 300, 512]),
+    off=st.sampled_from([-500, -128, 0, 31, 128]),
+    kept=st.sampled_from([1.0, 0.6]),
+    order=st.sampled_from(["rows", "reversed", "shuffled"]),
+    batch=st.sampled_from([3, 20, 64]),
+    threads=st.sampled_from([1, 3]),
+    budget=st.sampled_from([0, 5 << 20, 192 << 20]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_list_of_tiles_is_cut_out_of_one_image(
+    planted, image, seed, side, step, off, kept, order, batch, threads, budget
+):
+    """Gaps, columns that are used again, what lies outside: each a reason why tiles are not cut several at once."""
+    rng = np.random.default_rng(seed)
+    with pytest.MonkeyPatch.context() as patch, wk.open_slide(planted) as slide:
+        patch.setattr(cells, "BUDGET_BYTES", budget)
+        starts = np.arange(off, slide.size[0] + 500 - side, step)
+        coords = np.stack([a.ravel() for a in np.meshgrid(starts, starts + 7)], axis=1).astype(np.int32)
+        first = rng.integers(0, max(1, len(coords) - 90))
+        coords = coords[first : first + 90][rng.random(len(coords[first : first + 90])) < kept]
+        coords = {"rows": coords, "reversed": coords[::-1], "shuffled": rng.permutation(coords)}[order]
+        choice = LevelChoice(0, 1.0, (side, side), Mpp(0.5, 0.5), NONE)
+        out, status = tiles_of(slide, choice, coords, side, batch=batch, threads=threads)
+    assert not status.any()
+    for tile, (x, y) in zip(out, (coords + 600).tolist(), strict=True):
+        np.testing.assert_array_equal(tile, image[y : y + side, x : x + side])
 
 
 @pytest.mark.parametrize("name", ["helicobacterpylori_HE_L13.svs", "TCGA-CR-7395-01A-01-TS1.svs"])

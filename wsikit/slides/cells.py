@@ -12,19 +12,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import BACKGROUND, Pixels
+from wsikit.slides.cell_layout import Across, CellLayout, Down, Run
 from wsikit.slides.resample import resample, scratch
 from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, runs
 
 BUDGET_BYTES = 192 << 20
 """Decoded cells that one open slide may keep."""
 
-CHUNK_CELLS, CHUNK_CELLS_SHARED = 8, 64
+CHUNK_CELLS, CHUNK_CELLS_SHARED = 16, 64
 """Cells decoded before the tiles that need them are cut.
 
 Few are still in the core's own cache when tiles are cut from them. Several threads wait for each other after every
@@ -32,36 +33,6 @@ chunk, and so take more, as do tiles that are larger than a cell.
 """
 
 Item = TypeVar("Item")
-
-
-class Across(NamedTuple):
-    """Where regions at one x lie.
-
-    Attributes:
-        cells: Of each column of cells: its first place, and its number.
-        parts: Of each: its place among the columns, and which of its px.
-        to: Px of the region that they fill.
-        whole: Whether that is all.
-    """
-
-    cells: list[tuple[int, int]]
-    parts: list[tuple[int, slice]]
-    to: slice
-    whole: bool
-
-
-class Down(NamedTuple):
-    """Where regions at one y lie.
-
-    Attributes:
-        cells: Of each row of cells: its place in a column, and the number of its first cell.
-        parts: Px of a column of places, and of the region. Two where the region goes on in the uppermost place.
-        whole: Whether all of the region is filled.
-    """
-
-    cells: list[tuple[int, int]]
-    parts: list[tuple[slice, slice]]
-    whole: bool
 
 
 def in_threads(work: Callable[[Item], None], items: Sequence[Item], pool: ThreadPoolExecutor | None, n: int) -> None:
@@ -94,14 +65,17 @@ class CellCache:
         self.level, self.shrink, self.size = level, shrink, size
         self._decoder = decoder
         self._cell = (level.cell_px[0] // shrink, level.cell_px[1] // shrink)
-        self._extent = (-(-level.size[0] // shrink), -(-level.size[1] // shrink))
-        across, down = (
-            min(-(-side // cell) + 1, most) for side, cell, most in zip(size, self._cell, level.grid, strict=True)
+        self._layout = CellLayout(
+            self._cell,
+            level.grid,
+            (-(-level.size[0] // shrink), -(-level.size[1] // shrink)),
+            size,
+            BUDGET_BYTES // (3 * self._cell[0] * self._cell[1]),
         )
-        affordable = BUDGET_BYTES // (3 * self._cell[0] * self._cell[1] * down)
-        self._columns, self._rows = min(max(affordable, across), level.grid[0]), down
         # Memory that is never written to is never taken: a slide with few cells costs few bytes.
-        self._pixels = np.empty((self._columns, down * self._cell[1], self._cell[0], 3), np.uint8)
+        height = self._layout.rows * self._cell[1]
+        self._pixels = np.empty((self._layout.columns, height, self._cell[0], 3), np.uint8)
+        self._lines = self._pixels.reshape(len(self._pixels), height, -1)
         self._places = self._pixels.reshape(-1, self._cell[1], self._cell[0], 3)
         self._held = [-1] * len(self._places)  # the cell in each place
 
@@ -127,27 +101,29 @@ class CellCache:
         """
         read = np.ones(len(origins), np.bool_)
         xs, ys = origins.T.tolist()
-        columns, rows = {x: self._across(x) for x in set(xs)}, {y: self._down(y) for y in set(ys)}
-        across, down = [columns[x] for x in xs], [rows[y] for y in ys]
-        wanted = [
-            [(row + column, first + number) for row, first in y.cells for column, number in x.cells]
-            for x, y in zip(across, down, strict=True)
-        ]
+        across, down = self._layout.of(xs, ys)
         alone = threads == 1 and self.size[0] <= self._cell[0] and self.size[1] <= self._cell[1]
         chunk = CHUNK_CELLS if alone else CHUNK_CELLS_SHARED
-        first, failed = 0, set[int]()
+        as_it_is = out.shape[2:0:-1] == self.size
+        first = 0
 
-        def one(i: int) -> None:
-            if failed and not failed.isdisjoint(cell for _, cell in wanted[i]):
-                out[i], read[i] = 0, False
+        def one(run: Run) -> None:
+            if run.tiles > 1:
+                self._cut_run(across[run.first], down[run.first], out[run.first :: run.step][: run.tiles])
             else:
-                self._cut_one(across[i], down[i], out[i], how)
+                self._cut_one(across[run.first], down[run.first], out[run.first], how)
 
         try:
             while first < len(origins):
-                last, missing = self._make_room(wanted, first, chunk)
+                last, missing = self._make_room(across, down, first, chunk)
                 failed = self._decode(missing, pool, threads)
-                in_threads(one, range(first, last), pool, threads)
+                some: Sequence[int] = range(first, last)
+                if failed:
+                    some = [i for i in some if failed.isdisjoint(_cells(across[i], down[i]))]
+                    lost = sorted({*range(first, last)}.difference(some))
+                    out[lost], read[lost] = 0, False
+                jobs = self._layout.runs(xs, across, down, some) if as_it_is else [Run(i, 1, 1) for i in some]
+                in_threads(one, jobs, pool, threads)
                 first = last
         except BaseException:  # an interrupt: what was not decoded must not be taken for pixels
             self._held = [-1] * len(self._held)
@@ -155,20 +131,26 @@ class CellCache:
         return read
 
     def _make_room(
-        self, wanted: Sequence[Sequence[tuple[int, int]]], first: int, chunk: int
+        self, across: Sequence[Across], down: Sequence[Down], first: int, chunk: int
     ) -> tuple[int, dict[int, int]]:
         """Give places to the cells of regions ``first`` to ``last``; returns ``last`` and the cells to decode."""
         held, used, missing = self._held, set[int](), dict[int, int]()
-        for i in range(first, len(wanted)):
-            new = [item for item in wanted[i] if held[item[0]] != item[1]]
-            if new:
-                if i > first and (len(missing) >= chunk or any(place in used for place, _ in new)):
+        row, seen = down[first], set[tuple[int, int]]()
+        for i in range(first, len(across)):
+            if down[i] is not row:
+                row, seen = down[i], set()
+            unseen = [column for column in across[i].cells if column not in seen]
+            if unseen:
+                cells = {top + place: begin + number for place, number in unseen for top, begin in row.cells}
+                new = [place for place, cell in cells.items() if held[place] != cell]
+                if new and i > first and (len(missing) >= chunk or not used.isdisjoint(new)):
                     return i, missing
-                for place, cell in new:
-                    held[place] = cell
-                    missing[cell] = place
-            used.update(place for place, _ in wanted[i])
-        return len(wanted), missing
+                for place in new:
+                    held[place] = cells[place]
+                    missing[cells[place]] = place
+                used.update(cells)
+                seen.update(unseen)
+        return len(across), missing
 
     def _decode(self, missing: dict[int, int], pool: ThreadPoolExecutor | None, threads: int) -> set[int]:
         """Decode cells into their places; returns those that cannot be, which give their places back."""
@@ -198,40 +180,17 @@ class CellCache:
         if region is not out:
             resample(region, out, how)
 
-    def _across(self, x: int) -> Across:
-        touched = _touched(x, self.size[0], self._cell[0], self._extent[0])
-        places = [number % self._columns for number, _, _ in touched]
-        return Across(
-            [(place * self._rows, number) for place, (number, _, _) in zip(places, touched, strict=True)],
-            [(place, slice(low, high)) for place, (_, low, high) in zip(places, touched, strict=True)],
-            *_filled(x, self.size[0], self._extent[0]),
-        )
-
-    def _down(self, y: int) -> Down:
-        touched = _touched(y, self.size[1], self._cell[1], self._extent[1])
-        parts: list[tuple[slice, slice]] = []
-        at = max(-y, 0)
-        for number, low, high in touched:
-            top, count = number % self._rows * self._cell[1], high - low
-            if parts and parts[-1][0].stop == top + low:
-                parts[-1] = (slice(parts[-1][0].start, top + high), slice(parts[-1][1].start, at + count))
-            else:
-                parts.append((slice(top + low, top + high), slice(at, at + count)))
-            at += count
-        cells = [(number % self._rows, number * self.level.grid[0]) for number, _, _ in touched]
-        return Down(cells, parts, _filled(y, self.size[1], self._extent[1])[1])
+    def _cut_run(self, across: Across, down: Down, out: Pixels) -> None:
+        """Fill ``out`` (n, h, w, 3) with one region and the n - 1 that lie a cell each to the right of it."""
+        flat = out.reshape(*out.shape[:2], -1)
+        for rows, to in down.parts:
+            at = 0
+            for column, px in across.parts:
+                source = self._lines[column : column + len(out), rows, 3 * px.start : 3 * px.stop]
+                line = np.dtype((np.void, source.shape[2]))  # a row of px is copied as one item
+                flat[:, to, at : at + source.shape[2]].view(line)[:] = source.view(line)
+                at += source.shape[2]
 
 
-def _touched(start: int, length: int, cell: int, extent: int) -> list[tuple[int, int, int]]:
-    """The cells along one axis that a region of ``length`` px touches: number, from which px of it, to which."""
-    begin, end = max(start, 0), min(start + length, extent)
-    return [
-        (number, max(begin - number * cell, 0), min(end - number * cell, cell))
-        for number in range(begin // cell, -(-end // cell) if begin < end else 0)
-    ]
-
-
-def _filled(start: int, length: int, extent: int) -> tuple[slice, bool]:
-    """Which px of a region lie inside the level, and whether all do."""
-    begin, end = max(start, 0), max(min(start + length, extent), max(start, 0))
-    return slice(begin - start, end - start), end - begin == length
+def _cells(across: Across, down: Down) -> list[int]:
+    return [begin + number for _, begin in down.cells for _, number in across.cells]
