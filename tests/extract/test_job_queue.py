@@ -48,6 +48,22 @@ def test_the_job_asks_for_what_was_asked(kind):
     assert 26.5 * 3600 - 1800 <= lifetime - stagger < lifetime + stagger <= 26.5 * 3600 - 120
 
 
+def test_the_job_spends_its_cores_on_the_work(monkeypatch):
+    """Its own lines, run by a shell: what Dask then reads, and a choice of the user's that is left alone."""
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    with job_cluster(JobQueue(kind="slurm", **ASKED)) as cluster:
+        lines = [line for line in cluster.job_script().splitlines() if line.startswith("export ")]
+    ask = (
+        "import dask, distributed, os; print([dask.config.get('distributed.' + name) for name in "
+        "('worker.profile.enabled', 'admin.tick.interval')], os.environ['MALLOC_ARENA_MAX'])"
+    )
+    script = "\n".join([*lines, f'{sys.executable} -c "{ask}"'])
+    for arenas, heard in ((None, "1"), ("4", "4")):
+        environment = {**os.environ, **({"MALLOC_ARENA_MAX": arenas} if arenas else {})}
+        said = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == f"[False, '500ms'] {heard}"
+
+
 @pytest.mark.parametrize("walltime", ["00:10:00", "01:00:00", "2-00:00:00"])
 def test_the_last_worker_leaves_before_the_walltime(walltime):
     queue = JobQueue(kind="slurm", cores=1, memory="1GB", walltime=walltime, max_jobs=1)

@@ -15,7 +15,7 @@ from distributed import Client
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsikit.errors import ConfigError
-from wsikit.extract.clusters import THREADS, Crew, quiet
+from wsikit.extract.clusters import LIGHT, THREADS, Crew, quiet
 from wsikit.extract.existing_cluster import wait_for_worker
 from wsikit.registry import nearest
 
@@ -170,7 +170,7 @@ def job_cluster(queue: JobQueue) -> Any:
         "processes": queue.workers,
         "walltime": walltime if queue.kind == "lsf" else f"{walltime}:{rest % 60:02d}",
         "job_extra_directives": list(queue.job_extra),
-        "job_script_prologue": list(queue.prologue),
+        "job_script_prologue": [*_environment(), *queue.prologue],
         "python": queue.python,
         "interface": queue.interface,
         "log_directory": queue.log_directory,
@@ -189,6 +189,13 @@ def job_cluster(queue: JobQueue) -> Any:
         ask = {"slurm": f"--gres=gpu:{queue.gpus}", "lsf": f'-gpu "num={queue.gpus}"', "sge": f"-l gpu={queue.gpus}"}
         options["job_extra_directives"].insert(0, ask[queue.kind])
     return getattr(dask_jobqueue, f"{queue.kind.upper()}Cluster")(**options)
+
+
+def _environment() -> Iterator[str]:
+    """What Dask, and the C library, are to know in a job before any of its processes starts."""
+    for name, value in LIGHT.items():
+        yield f"export DASK_{name.upper().replace('-', '_').replace('.', '__')}={value}"
+    yield "export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1}  # one heap for all threads: see wsikit.allocator"
 
 
 @contextlib.contextmanager
@@ -221,7 +228,7 @@ def queue_crew(queue: JobQueue, *, patience_s: float, say: Callable[[str], None]
     where = f"queue {queue.queue or 'of the site'} ({queue.kind})"
     hint = {"slurm": "squeue --me", "pbs": "qstat -u $USER", "lsf": "bjobs", "sge": "qstat"}[queue.kind]
     hint = f"see the jobs ('{hint}') and their logs"
-    settings = {"distributed.comm.timeouts.connect": "60s", "distributed.scheduler.allowed-failures": 3}
+    settings = {"distributed.comm.timeouts.connect": "60s", "distributed.scheduler.allowed-failures": 3, **LIGHT}
     with quiet(), dask.config.set(settings), _closing(job_cluster(queue)) as cluster:
         if shutil.which(cluster.job_cls.submit_command) is None:
             raise ConfigError(
