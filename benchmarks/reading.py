@@ -20,7 +20,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,9 @@ import tiffslide
 
 import wsikit as wk
 from wsikit.geometry import Mpp
+from wsikit.slides.cell_decoder import CellDecoder
 from wsikit.slides.level import LevelChoice
-from wsikit.slides.tiff_levels import CellDecoder, index_levels
+from wsikit.slides.tiff_levels import index_levels
 from wsikit.slides.tiling import read_tiles
 from wsikit.testing import plant_slide
 
@@ -226,9 +227,9 @@ def cold(path: Path, pairs: int, latency: float = 0.005) -> None:
     rates: dict[str, list[float]] = {}
     plain = CellDecoder._read
 
-    def slow(self: CellDecoder, offset: int, out: memoryview) -> None:
+    def slow(self: CellDecoder, offset: int, places: Sequence[memoryview]) -> None:
         time.sleep(latency)
-        plain(self, offset, out)
+        plain(self, offset, places)
 
     def note(name: str, run: Run, tiles: int) -> None:
         forget(path)

@@ -10,7 +10,8 @@ import pytest
 
 import wsikit as wk
 from wsikit.errors import NotBrightfieldError, SceneError, SlideOpenError, TileReadError
-from wsikit.slides.tiff_levels import CellDecoder, index_levels
+from wsikit.slides.cell_decoder import CellDecoder
+from wsikit.slides.tiff_levels import index_levels
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
 pytest.importorskip("wsidicom", reason="needs the extra 'dicom'")

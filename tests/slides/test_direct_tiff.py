@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,8 +17,8 @@ import wsikit as wk
 from wsikit.errors import ConfigError, SlideOpenError, TileReadError
 from wsikit.geometry import Mpp
 from wsikit.slides import cells
+from wsikit.slides.cell_decoder import CellDecoder
 from wsikit.slides.level import LevelChoice, shrink_of
-from wsikit.slides.tiff_levels import CellDecoder
 from wsikit.slides.tiling import TilingSpec, read_tile, read_tiles, tile_slide
 from wsikit.slides.tissue_mask import segment_tissue
 from wsikit.testing import corrupt_tiles, plant_slide
@@ -161,14 +164,14 @@ def test_tiles_of_coarser_levels_and_across_the_border(slides_dir, name):
 
 @pytest.mark.parametrize(("step", "off"), [(256, 128), (128, 0), (512, 100)])
 def test_each_cell_is_decoded_once(planted, monkeypatch, step, off):
-    decoded, plain = [], CellDecoder.decode_run
+    decoded, plain = [], CellDecoder.decode_all
 
-    def counted(self, level, run, outs):
-        decoded.extend(run)
-        return plain(self, level, run, outs)
+    def counted(self, level, cells, *rest):
+        decoded.extend(cells)
+        return plain(self, level, cells, *rest)
 
     with wk.open_slide(planted) as slide:
-        monkeypatch.setattr(CellDecoder, "decode_run", counted)
+        monkeypatch.setattr(CellDecoder, "decode_all", counted)
         coords = grid(slide, step, off)
         tiles_of(slide, CASES["on the grid"], coords, batch=16, threads=2)
         touched = {
@@ -216,7 +219,8 @@ def test_the_same_tiles_are_flagged_where_openslide_reads(planted, tmp_path):
         np.testing.assert_array_equal(out, theirs)
 
 
-def test_a_read_that_fails_once_is_tried_again(planted, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 5])
+def test_a_read_that_fails_once_is_tried_again(planted, monkeypatch, threads):
     plain, refused = os.preadv, set()
 
     def once(file, buffers, offset):
@@ -230,10 +234,44 @@ def test_a_read_that_fails_once_is_tried_again(planted, monkeypatch):
         expected, _ = tiles_of(slide, CASES["on the grid"], coords)
         slide._handle._cells = None
         monkeypatch.setattr(os, "preadv", once)
-        out, status = tiles_of(slide, CASES["on the grid"], coords)
+        out, status = tiles_of(slide, CASES["on the grid"], coords, threads=threads)
     assert refused
     assert not status.any()
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("off", [0, 128])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_an_interrupted_read_ends_at_once_for_all_threads(planted, monkeypatch, off, at):
+    """None of them waits for what the interrupted one was to read, and what is read next is right."""
+    plain, calls = os.preadv, itertools.count(1)
+
+    def interrupted(file, buffers, offset):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        time.sleep(0.01)  # the others have nothing to do but to wait
+        return plain(file, buffers, offset)
+
+    with wk.open_slide(planted) as slide:
+        coords = grid(slide, 256, off, limit=40)
+        expected, _ = tiles_of(slide, CASES["on the grid"], coords)
+        slide._handle._cells = None
+        raised = []
+
+        def read():
+            try:
+                tiles_of(slide, CASES["on the grid"], coords, threads=4)
+            except KeyboardInterrupt as error:
+                raised.append(error)
+
+        reader = threading.Thread(target=read, daemon=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "preadv", interrupted)
+            reader.start()
+            reader.join(20)
+        assert not reader.is_alive()
+        assert raised
+        np.testing.assert_array_equal(tiles_of(slide, CASES["on the grid"], coords, threads=4)[0], expected)
 
 
 def test_a_file_that_shrinks_under_the_reader_gives_unreadable_tiles(planted, tmp_path):

@@ -10,17 +10,17 @@ cells of 256 px across a slide of 80,000 px take 123 MB.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import BACKGROUND, Pixels
+from wsikit.slides.cell_decoder import CellDecoder, in_threads
 from wsikit.slides.cell_layout import Across, CellLayout, Down, Run
 from wsikit.slides.resample import resample, scratch
-from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, runs
+from wsikit.slides.tiff_levels import TiffLevel
 
 BUDGET_BYTES = 192 << 20
 """Decoded cells that one open slide may keep."""
@@ -31,24 +31,6 @@ CHUNK_CELLS, CHUNK_CELLS_SHARED = 16, 64
 Few are still in the core's own cache when tiles are cut from them. Several threads wait for each other after every
 chunk, and so take more, as do tiles that are larger than a cell.
 """
-
-Item = TypeVar("Item")
-
-
-def in_threads(work: Callable[[Item], None], items: Sequence[Item], pool: ThreadPoolExecutor | None, n: int) -> None:
-    """Call ``work`` on every item; the calling thread and ``n - 1`` of the pool each take the next one in turn."""
-    waiting = iter(items)  # next() of it is atomic
-
-    def drain() -> None:
-        for item in waiting:
-            work(item)
-
-    others = [pool.submit(drain) for _ in range(min(n, len(items)) - 1)] if pool is not None else []
-    try:
-        drain()
-    finally:  # none may go on writing when the caller has been told of an error
-        for other in others:
-            other.result()
 
 
 class CellCache:
@@ -155,14 +137,9 @@ class CellCache:
     def _decode(self, missing: dict[int, int], pool: ThreadPoolExecutor | None, threads: int) -> set[int]:
         """Decode cells into their places; returns those that cannot be, which give their places back."""
         cells = sorted(missing)  # as they lie in the file
-        failed = set(cells)
-
-        def one(part: slice) -> None:
-            some = cells[part]
-            read = self._decoder.decode_run(self.level, some, [self._places[missing[cell]] for cell in some])
-            failed.difference_update(itertools.compress(some, read))
-
-        in_threads(one, runs(self.level, cells), pool, threads)
+        outs = [self._places[missing[cell]] for cell in cells]
+        done = self._decoder.decode_all(self.level, cells, outs, pool, threads)
+        failed = {*itertools.compress(cells, ~done)}
         for cell in failed:
             self._held[missing[cell]] = -1
         return failed

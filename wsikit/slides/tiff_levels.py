@@ -1,10 +1,7 @@
-"""The tiles of a TIFF pyramid as the file keeps them: where their bytes are, and how they are decoded."""
+"""The tiles of a TIFF pyramid as the file keeps them: where their bytes are, and in which code."""
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from wsikit.slides.base import Pixels
-from wsikit.slides.codestream import refuse_damaged_codestream
-
-RUN_BYTES, RUN_GAP_BYTES = 128 << 10, 4 << 10
-"""Cells are read together up to so many bytes, over gaps of no more than so many: fewer waits for a disk."""
-
-log = logging.getLogger(__name__)
-
-_local = threading.local()
 
 _JPEG, _JPEG2000_YCBCR, _JPEG2000_RGB = 7, 33003, 33005
 _RGB, _YCBCR = 2, 6
@@ -114,148 +101,3 @@ def _jpeg_head(tables: bytes | None, *, ycbcr: bool) -> bytes:
     """
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([ycbcr])
     return b"\xff\xd8" + adobe + (tables[2:-2] if tables else b"")
-
-
-def runs(level: TiffLevel, cells: Sequence[int]) -> list[slice]:
-    """Cut a list of cells where the next one does not follow in the file, or the bytes would be too many."""
-    starts, counts = level.offsets[cells].tolist(), level.counts[cells].tolist()
-    found, first, begin, end = [], 0, 0, 0
-    for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
-        if not count:
-            continue
-        if end and not (end <= start <= end + RUN_GAP_BYTES and start + count - begin <= RUN_BYTES):
-            found.append(slice(first, i))
-            first, end = i, 0
-        begin, end = (begin, start + count) if end else (start, start + count)
-    return [*found, slice(first, len(cells))]
-
-
-class CellDecoder:
-    """Reads and decodes single cells of a file; may be called from several threads at once."""
-
-    def __init__(self, path: Path, background: tuple[int, int, int]) -> None:
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._lock = threading.Lock()
-        self._background = np.array(background, np.uint8)
-
-    def decode(self, level: TiffLevel, cell: int, out: Pixels) -> None:
-        """Decode a cell into ``out``.
-
-        Args:
-            level: The level.
-            cell: Which cell, row by row.
-            out: (height, width, 3) uint8, contiguous; JPEG is scaled in the decoder to 1/2, 1/4 or 1/8 where the
-                sides are that much smaller than the cell's. What was never scanned becomes background.
-
-        Raises:
-            OSError: The bytes cannot be read.
-            ValueError: They are not a whole image of that size, or libjpeg has a warning about them.
-        """
-        count = int(level.counts[cell])
-        data = self._bytes("cell", level, int(level.offsets[cell]), count)
-        self._decode(level, data, out)
-
-    def decode_run(self, level: TiffLevel, cells: Sequence[int], outs: Sequence[Pixels]) -> list[bool]:
-        """Decode cells that lie one after another in the file, with one read; tells which succeeded.
-
-        A cell that fails is tried again by itself, up to twice: network disks fail for a moment.
-        """
-        starts, counts = level.offsets[cells].tolist(), level.counts[cells].tolist()
-        begin = min((start for start, count in zip(starts, counts, strict=True) if count), default=0)
-        end = max((start + count for start, count in zip(starts, counts, strict=True) if count), default=0)
-        try:
-            data = self._bytes("run", level, begin, end - begin)
-        except OSError:
-            return [self._again(level, cell, out) for cell, out in zip(cells, outs, strict=True)]
-        done, head = [], len(level.head)
-        for cell, out, start, count in zip(cells, outs, starts, counts, strict=True):
-            first = start - begin if count else 0
-            try:
-                self._decode(level, data[first : first + head + count], out)
-                done.append(True)
-            except (OSError, ValueError):
-                done.append(self._again(level, cell, out))
-        return done
-
-    def _again(self, level: TiffLevel, cell: int, out: Pixels) -> bool:
-        for _ in range(2):
-            try:
-                self.decode(level, cell, out)
-                return True
-            except (OSError, ValueError) as error:
-                log.debug("cell %d of the level of %s px: %s", cell, level.size, error)
-        return False
-
-    def _decode(self, level: TiffLevel, data: memoryview, out: Pixels) -> None:
-        """Decode a cell that lies behind as many bytes as the level's head has: those are written over.
-
-        In a run they are the end of the cell before, which has been decoded.
-        """
-        head = len(level.head)
-        if len(data) == head:
-            out[:] = self._background
-            return
-        if level.codec == "jpeg":
-            import simplejpeg
-
-            if bytes(data[head : head + 2]) != b"\xff\xd8":
-                raise ValueError("no JPEG image begins here")
-            data[2 : head + 2] = level.head
-            height, width, _ = out.shape
-            found = simplejpeg.decode_jpeg(data[2:], "RGB", min_height=height, min_width=width, buffer=out, strict=True)
-            shape = found.shape
-        else:
-            shape = _decode_jpeg2000(bytes(data), out, ycbcr=level.codec == "jpeg2000-ycbcr")
-        if shape != out.shape:
-            raise ValueError(f"an image of {shape[1]} x {shape[0]} px, expected {out.shape[1]} x {out.shape[0]}")
-
-    def _bytes(self, use: str, level: TiffLevel, offset: int, count: int) -> memoryview:
-        """Bytes of the file behind room for the level's head, in memory that the thread's next call for it reuses."""
-        head = len(level.head)
-        rooms: dict[str, bytearray] = _local.__dict__
-        if len(rooms.get(use, b"")) < head + count:
-            rooms[use] = bytearray(max(head + count, 2 * RUN_BYTES))
-        data = memoryview(rooms[use])[: head + count]
-        if count:
-            self._read(offset, data[head:])
-        return data
-
-    def _read(self, offset: int, out: memoryview) -> None:
-        if hasattr(os, "preadv"):
-            count = os.preadv(self._file, [out], offset)
-        else:  # Windows
-            with self._lock, os.fdopen(self._file, "rb", buffering=0, closefd=False) as file:
-                file.seek(offset)
-                count = file.readinto(out)
-        if count != len(out):
-            raise OSError(f"{count} of {len(out)} bytes at {offset}")
-
-    def close(self) -> None:
-        """Give back the file handle."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
-
-
-def _decode_jpeg2000(data: bytes, out: Pixels, *, ycbcr: bool) -> tuple[int, ...]:
-    import imagecodecs
-
-    refuse_damaged_codestream(data)
-    try:
-        pixels = imagecodecs.jpeg2k_decode(data)
-    except RuntimeError as error:  # imagecodecs' own kinds
-        raise ValueError(str(error)) from error
-    if pixels.shape == out.shape and pixels.dtype == np.uint8:
-        out[:] = _rgb_of_ycbcr(pixels) if ycbcr else pixels
-    return tuple(pixels.shape)
-
-
-def _rgb_of_ycbcr(ycc: Pixels) -> Pixels:
-    """RGB as libjpeg computes it, in fixed point of 16 bits (ITU-T T.871, section 7)."""
-    y, cb, cr = (ycc[..., i].astype(np.int32) - (128 if i else 0) for i in range(3))
-    half = 1 << 15
-    red = y + ((91881 * cr + half) >> 16)
-    green = y + ((-22554 * cb - 46802 * cr + half) >> 16)
-    blue = y + ((116130 * cb + half) >> 16)
-    rgb: Pixels = np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
-    return rgb

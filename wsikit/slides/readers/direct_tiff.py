@@ -12,12 +12,16 @@ import numpy.typing as npt
 from wsikit.errors import TileReadError
 from wsikit.slides.agreement import check_agreement
 from wsikit.slides.base import BACKGROUND, OK, UNREADABLE, Pixels, register_reader
-from wsikit.slides.cells import CellCache, in_threads
+from wsikit.slides.cell_decoder import CellDecoder
+from wsikit.slides.cells import CellCache
 from wsikit.slides.level import LevelChoice, shrink_of
 from wsikit.slides.readers.ome import OmeReader
 from wsikit.slides.readers.openslide import OpenSlideReader
-from wsikit.slides.tiff_levels import CellDecoder, TiffLevel, index_levels, runs
+from wsikit.slides.tiff_levels import TiffLevel, index_levels
 from wsikit.slides.truncation import TIFF_STARTS
+
+MOST_THREADS = 128
+"""Of one slide; they start as they are needed. More than cores, where a disk answers slowly."""
 
 
 @register_reader(
@@ -106,7 +110,7 @@ class DirectTiffReader:
         origins = np.rint(xy_level0 / (self.level_downsamples[choice.level] * shrink)).astype(np.int64)
         with self._lock:
             if threads > 1 and self._pool is None:
-                self._pool = ThreadPoolExecutor(thread_name_prefix="wsikit-read")
+                self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="wsikit-read")
             if shrink == 1 and (width, height) == (tile_px, tile_px) == level.cell_px and _whole(origins, level):
                 read = self._read_whole(origins, level, out, threads)
             else:
@@ -120,12 +124,7 @@ class DirectTiffReader:
         """Tiles that are the file's own: decoded into their places."""
         columns, rows = (origins // level.cell_px).T
         numbers: list[int] = (rows * level.grid[0] + columns).tolist()
-        read = np.ones(len(origins), np.bool_)
-
-        def one(part: slice) -> None:
-            read[part] = self._decoder.decode_run(level, numbers[part], list(out[part]))
-
-        in_threads(one, runs(level, numbers), self._pool, threads)
+        read = self._decoder.decode_all(level, numbers, list(out), self._pool, threads)
         out[~read] = 0
         return read
 
