@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from wsikit.geometry import Mpp
 from wsikit.slides import cells
 from wsikit.slides.cell_decoder import CellDecoder
 from wsikit.slides.level import LevelChoice, shrink_of
+from wsikit.slides.tiff_levels import index_levels
 from wsikit.slides.tiling import TilingSpec, read_tile, read_tiles, tile_slide
 from wsikit.slides.tissue_mask import segment_tissue
 from wsikit.testing import corrupt_tiles, plant_slide
@@ -238,6 +241,22 @@ def test_a_read_that_fails_once_is_tried_again(planted, monkeypatch, threads):
     assert refused
     assert not status.any()
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 100, 1 << 31, 1 << 62, -1, -(1 << 40)])
+def test_a_cell_whose_size_is_wrong_is_lost_alone(planted, wrong):
+    with wk.open_slide(planted) as slide:
+        level = index_levels(planted, slide.level_sizes)[0]
+    decoder, cells_ = CellDecoder(planted, (255, 255, 255)), list(range(20))
+    outs = np.zeros((2, 20, 256, 256, 3), np.uint8)
+    assert decoder.decode_all(level, cells_, list(outs[0])).all()
+    counts = level.counts.copy()
+    counts[[4, 9]] = wrong
+    with ThreadPoolExecutor() as pool:
+        done = decoder.decode_all(dataclasses.replace(level, counts=counts), cells_, list(outs[1]), pool, 3)
+    decoder.close()
+    assert np.flatnonzero(~done).tolist() == [4, 9]
+    np.testing.assert_array_equal(outs[0][done], outs[1][done])
 
 
 @pytest.mark.parametrize("off", [0, 128])

@@ -48,6 +48,7 @@ class CellDecoder:
 
     def __init__(self, path: Path, background: tuple[int, int, int]) -> None:
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._size = os.fstat(self._file).st_size
         self._lock = threading.Lock()
         self._background = np.array(background, np.uint8)
         self._between = memoryview(bytearray(RUN_GAP_BYTES))  # written to by all, read by none
@@ -152,7 +153,7 @@ class CellDecoder:
         if level.codec == "jpeg":
             import simplejpeg
 
-            if data[head] != 0xFF or data[head + 1] != 0xD8:
+            if bytes(data[head : head + 2]) != b"\xff\xd8":
                 raise ValueError("no JPEG image begins here")
             data[2 : head + 2] = level.head
             height, width, _ = out.shape
@@ -167,6 +168,8 @@ class CellDecoder:
         """The bytes of each cell of a run, behind room for the level's head."""
         head = len(level.head)
         starts, counts = level.offsets[cells].tolist(), level.counts[cells].tolist()
+        if not 0 <= min(counts) <= max(counts) <= self._size:  # no memory is asked for on the word of a broken file
+            raise OSError(f"cells of {min(counts)} to {max(counts)} bytes in a file of {self._size}")
         room = np.empty(sum(counts) + head * len(cells), np.uint8).data
         found, places = list[memoryview](), list[memoryview]()
         at = begin = end = 0
