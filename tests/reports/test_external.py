@@ -22,6 +22,7 @@ from wsikit.evaluation.result import ModelResult, SubgroupResult
 from wsikit.evaluation.risk_groups import log_rank
 from wsikit.evaluation.scores import measured, metrics_of
 from wsikit.evaluation.settings import EvaluationSettings
+from wsikit.reports import pictures
 from wsikit.reports.external import write_external_report
 from wsikit.reports.words import interval_text
 from wsikit.tasks.task import create_task
@@ -141,7 +142,37 @@ def test_subgroups_have_a_row_each_with_the_patients_and_every_metric(make_exter
     assert all(row.count('<td class="v">') == len(main) for row in rows)
     assert interval_text(main[0]) in html.unescape(rows[0])
     assert rows[1].count("not defined") == len(main)
+    assert "Without it: 1 group; the table says why." in text
     assert "Subgroups" not in read(write_external_report(result))[1]
+    assert not (result.out / "figures" / "subgroups.png").exists()
+
+
+def test_the_picture_of_subgroups_has_all_patients_and_every_group_that_has_the_metric(make_external, monkeypatch):
+    drawn, plain = [], pictures.draw_forest
+
+    def kept(rows, **options):
+        drawn.append((rows, options))
+        return plain(rows, **options)
+
+    monkeypatch.setattr(pictures, "draw_forest", kept)
+    result = make_external("class")
+    main, *others = result.model.metrics
+    lower = replace(main, value=main.value - 0.1, interval=replace(main.interval, low=0.1, high=0.3))
+    few = replace(main, value=None, interval=None, note="too few")
+    groups = (
+        SubgroupResult("age", "age below 60", np.arange(6), (lower, *others)),
+        SubgroupResult("sex", "F", np.arange(1), (main, *others)),
+        SubgroupResult("sex", "M", np.arange(6, 7), (few, *others)),
+    )
+    write_external_report(replace(result, subgroups=groups))
+    ((rows, options),) = drawn
+    assert options == {"name": main.name, "reference": main.value}
+    assert [(row.name, row.value, row.low, row.high) for row in rows] == [
+        ("all patients", main.value, main.interval.low, main.interval.high),
+        ("age below 60 (6 patients)", lower.value, 0.1, 0.3),
+        ("sex: F (1 patient)", main.value, main.interval.low, main.interval.high),
+    ]
+    assert (result.out / "figures" / "subgroups.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

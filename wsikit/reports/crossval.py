@@ -15,7 +15,14 @@ from wsikit.evaluation.tuning.folds import budget_words
 from wsikit.reports.cases import case_groups
 from wsikit.reports.evidence import Evidence, evidence_of, map_of
 from wsikit.reports.heatmap import draw_heatmap, encoded, split_attention
-from wsikit.reports.pictures import calibration_figure, data_uri, decision_figure, main_figure, training_figure
+from wsikit.reports.pictures import (
+    calibration_figure,
+    data_uri,
+    decision_figure,
+    main_figure,
+    subgroup_figure,
+    training_figure,
+)
 from wsikit.reports.tables import (
     flat,
     fold_rows,
@@ -125,6 +132,7 @@ def write_report(result: CrossvalResult, *, say: Say = lambda line: None) -> Pat
         main=main,
         more_figures=more,
         subgroups=subgroup_table(result.subgroups, result.model, cohort.target),
+        subgroup_picture=subgroup_figure(result.subgroups, result.model, figures),
         audit=result.audit,
         repeats=len(result.repeats),
         metrics=metric_table(result),

@@ -11,6 +11,7 @@ from wsikit.evaluation.assessment import ClassSets
 from wsikit.evaluation.external_result import ExternalResult
 from wsikit.reports.crossval import template
 from wsikit.reports.external_pictures import external_figures
+from wsikit.reports.pictures import subgroup_figure
 from wsikit.reports.tables import KeyNumber, flat, left_out, subgroup_table, table_of
 from wsikit.reports.words import counted, interval_text, level_text, makeup, value_text
 from wsikit.store.objects import write_atomic
@@ -49,6 +50,7 @@ def write_external_report(result: ExternalResult) -> Path:
         recalibration=result.recalibration,
         absolute=result.absolute,
         subgroups=subgroup_table(result.subgroups, result.model, cohort.target),
+        subgroup_picture=subgroup_figure(result.subgroups, result.model, result.out / "figures"),
         sets=_sets(result),
         unlike=result.unlike,
         flow=(counted(cohort.rows, "row"), counted(cohort.n_slides, "slide"), counted(len(cohort), "patient")),

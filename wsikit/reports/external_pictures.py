@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,11 @@ from wsikit.figures.look import COLOURS
 from wsikit.figures.roc import RocCurve, draw_roc
 from wsikit.figures.scatter import draw_scatter
 from wsikit.metrics import UndefinedMetricError, net_benefit, roc_auc
-from wsikit.reports.pictures import Shown, data_uri, drawn_calibration, drawn_points
+from wsikit.reports.pictures import Shown, drawn_calibration, drawn_points, written
 from wsikit.reports.words import interval_text, value_text
-from wsikit.store.objects import write_atomic
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 _WILSON = "how many of them were positive (with 95 % Wilson intervals)"
 
@@ -41,7 +39,7 @@ def external_figures(result: ExternalResult, folder: Path) -> list[Shown]:
     if isinstance(target, ContinuousTarget):
         figure = draw_scatter(target.value, result.model.prediction[:, 0], name=str(result.cohort.endpoint.title))
         caption = "Each point is a patient; on the dashed line both are equal."
-        return [_shown(figure, folder / "scatter.png", "Predicted against true values", caption)]
+        return [written(figure, folder / "scatter.png", "Predicted against true values", caption)]
     return []
 
 
@@ -72,7 +70,7 @@ def _roc(result: ExternalResult, target: ClassTarget, folder: Path) -> list[Show
             f" At the one of the training ({result.threshold:.3g}) the sensitivity is {at['sensitivity']} and the "
             f"specificity {at['specificity']}."
         )
-    return [_shown(draw_roc(curves[: len(COLOURS)]), folder / "roc.png", "ROC curve", caption)]
+    return [written(draw_roc(curves[: len(COLOURS)]), folder / "roc.png", "ROC curve", caption)]
 
 
 def _calibration(result: ExternalResult, target: ClassTarget, folder: Path) -> Shown:
@@ -91,7 +89,7 @@ def _calibration(result: ExternalResult, target: ClassTarget, folder: Path) -> S
         f"{_WILSON}. On the dashed line probabilities mean what they say."
     )
     figure = draw_calibration(curves[: len(COLOURS)])
-    return _shown(figure, folder / "calibration.png", "Calibration curve", caption)
+    return written(figure, folder / "calibration.png", "Calibration curve", caption)
 
 
 def _numbers(model: ModelResult) -> str:
@@ -112,7 +110,7 @@ def _decision(result: ExternalResult, target: ClassTarget, folder: Path) -> Show
         "on. It is of use where it is above both 'treat all' and 0."
     )
     figure = draw_decision_curve(cuts, curves, everybody)
-    return _shown(figure, folder / "decision.png", "Decision curve", caption)
+    return written(figure, folder / "decision.png", "Decision curve", caption)
 
 
 def _kaplan_meier(result: ExternalResult, target: SurvivalTarget, folder: Path) -> Shown:
@@ -129,7 +127,7 @@ def _kaplan_meier(result: ExternalResult, target: SurvivalTarget, folder: Path) 
         note = f"log-rank p {sign} {result.log_rank.p_permutation:.2g} (by permutation); {note}"
     caption = "Nobody here had a part in the cut between low and high risk. Bands are pointwise 95 % intervals."
     figure = draw_kaplan_meier(groups, unit=target.unit, note=note)
-    return _shown(figure, folder / "kaplan_meier.png", "Kaplan-Meier curves of the risk groups", caption)
+    return written(figure, folder / "kaplan_meier.png", "Kaplan-Meier curves of the risk groups", caption)
 
 
 def _risk(result: ExternalResult, target: SurvivalTarget, folder: Path) -> list[Shown]:
@@ -154,11 +152,4 @@ def _risk(result: ExternalResult, target: SurvivalTarget, folder: Path) -> list[
         "95 % Wilson intervals of the effective number of patients)."
     )
     figure = draw_calibration(points)
-    return [_shown(figure, folder / "risk_calibration.png", "Predicted and observed risk", caption)]
-
-
-def _shown(figure: Figure, path: Path, alt: str, caption: str) -> Shown:
-    written = BytesIO()
-    figure.savefig(written, format="png")
-    write_atomic(path, written.getvalue())
-    return Shown(data_uri(written.getvalue(), "png"), round(float(figure.get_figwidth()) * 92), alt, caption)
+    return [written(figure, folder / "risk_calibration.png", "Predicted and observed risk", caption)]

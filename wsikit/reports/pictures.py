@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy.typing as npt
 
 from wsikit.cohort.endpoints import ClassTarget, ContinuousTarget, SurvivalTarget
 from wsikit.cohort.several_labels import LabelsTarget
-from wsikit.evaluation.result import CrossvalResult, Metric
+from wsikit.evaluation.result import CrossvalResult, Metric, ModelResult, SubgroupResult
 from wsikit.figures.calibration import CalibrationPoints, draw_calibration
 from wsikit.figures.decision_curve import DecisionCurve, draw_decision_curve
+from wsikit.figures.forest import ForestRow, draw_forest
 from wsikit.figures.kaplan_meier import KaplanMeierGroup, draw_kaplan_meier
 from wsikit.figures.look import COLOURS
 from wsikit.figures.roc import RocCurve, draw_roc
@@ -24,7 +26,7 @@ from wsikit.figures.training_curves import TrainingCurve, draw_training_curves
 from wsikit.metrics import UndefinedMetricError, calibration_curve, net_benefit, roc_auc
 from wsikit.metrics.calibration import CalibrationCurve
 from wsikit.reports.cases import group_name
-from wsikit.reports.words import interval_text, value_text
+from wsikit.reports.words import counted, interval_text, value_text
 from wsikit.store.objects import write_atomic
 from wsikit.tasks.task import Values
 
@@ -66,14 +68,14 @@ def main_figure(result: CrossvalResult, folder: Path) -> Shown | None:
             "Each thin line is a fold, each bold one the mean of the folds. The AUC in the legend is pooled over "
             "pairs of patients of one fold."
         )
-        return _shown(draw_roc(curves), folder / "roc.png", "ROC curves", caption)
+        return written(draw_roc(curves), folder / "roc.png", "ROC curves", caption)
     if isinstance(target, SurvivalTarget):
         return _survival(result, target, folder)
     assert isinstance(target, ContinuousTarget)
     title = getattr(result.cohort.endpoint, "column", "value")
     figure = draw_scatter(target.value, result.model.prediction[:, 0], name=str(title))
     caption = "Each point is a patient, predicted by models that have not seen them; on the dashed line both are equal."
-    return _shown(figure, folder / "scatter.png", "Predicted against true values", caption)
+    return written(figure, folder / "scatter.png", "Predicted against true values", caption)
 
 
 def drawn_points(patients: int) -> int:
@@ -108,7 +110,7 @@ def calibration_figure(result: CrossvalResult, folder: Path) -> Shown | None:
         "probabilities mean what they say."
     )
     figure = draw_calibration(found[: len(COLOURS)])
-    return _shown(figure, folder / "calibration.png", "Calibration curve", caption)
+    return written(figure, folder / "calibration.png", "Calibration curve", caption)
 
 
 def decision_figure(result: CrossvalResult, folder: Path) -> Shown | None:
@@ -127,7 +129,7 @@ def decision_figure(result: CrossvalResult, folder: Path) -> Shown | None:
         "on. A model is of use where it is above both 'treat all' and 0."
     )
     figure = draw_decision_curve(cuts, curves[: len(COLOURS)], everybody)
-    return _shown(figure, folder / "decision.png", "Decision curve", caption)
+    return written(figure, folder / "decision.png", "Decision curve", caption)
 
 
 def training_figure(result: CrossvalResult, folder: Path) -> Shown | None:
@@ -145,7 +147,31 @@ def training_figure(result: CrossvalResult, folder: Path) -> Shown | None:
         "One line for each fitted model. The training loss is the mean over an epoch's steps, the validation loss that "
         "after it. No tested patient is in either."
     )
-    return _shown(draw_training_curves(curves), folder / "training.png", "Training curves", caption)
+    return written(draw_training_curves(curves), folder / "training.png", "Training curves", caption)
+
+
+def subgroup_figure(groups: Sequence[SubgroupResult], model: ModelResult, folder: Path) -> Shown | None:
+    """The main metric of every subgroup, below that of all; written as ``subgroups.png``, None where none has it."""
+    main, path = model.metrics[0], folder / "subgroups.png"
+    path.unlink(missing_ok=True)  # an earlier run's
+    rows = [
+        ForestRow(name, metric.value, metric.interval.low, metric.interval.high)
+        for name, metric in [("all patients", main), *((_group_words(group), group.metrics[0]) for group in groups)]
+        if metric.value is not None and metric.interval is not None
+    ]
+    missing = 1 + len(groups) - len(rows)
+    if not groups or len(rows) < 2:
+        return None
+    caption = f"{main.name} with its interval; the dashed line is that of all patients."
+    if missing:
+        caption += f" Without it: {counted(missing, 'group')}; the table says why."
+    figure = draw_forest(rows, name=main.name, reference=main.value)
+    return written(figure, path, f"{main.name} of each subgroup", caption)
+
+
+def _group_words(group: SubgroupResult) -> str:
+    name = group.name if group.name.startswith(group.column) else f"{group.column}: {group.name}"
+    return f"{name} ({counted(len(group.rows), 'patient')})"
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -226,11 +252,12 @@ def _survival(result: CrossvalResult, target: SurvivalTarget, folder: Path) -> S
         "intervals; upright ticks are patients last seen without the event."
     )
     figure = draw_kaplan_meier(groups, unit=target.unit, note=note)
-    return _shown(figure, folder / "kaplan_meier.png", "Kaplan-Meier curves of the risk groups", caption)
+    return written(figure, folder / "kaplan_meier.png", "Kaplan-Meier curves of the risk groups", caption)
 
 
-def _shown(figure: Figure, path: Path, alt: str, caption: str) -> Shown:
-    written = BytesIO()
-    figure.savefig(written, format="png")
-    write_atomic(path, written.getvalue())
-    return Shown(data_uri(written.getvalue(), "png"), round(float(figure.get_figwidth()) * 92), alt, caption)
+def written(figure: Figure, path: Path, alt: str, caption: str) -> Shown:
+    """A figure as a PNG file and in the page."""
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomic(path, content.getvalue())
+    return Shown(data_uri(content.getvalue(), "png"), round(float(figure.get_figwidth()) * 92), alt, caption)
