@@ -17,7 +17,7 @@ from distributed import Client
 
 import wsikit as wk
 from wsikit.errors import ConfigError
-from wsikit.extract.clusters import NoWorkersError
+from wsikit.extract.clusters import Crew, NoWorkersError
 from wsikit.extract.existing_cluster import ClusterLostError
 from wsikit.extract.failure import StoreWriteError
 from wsikit.extract.run import Progress
@@ -154,6 +154,21 @@ def test_all_workers_leave(dask, cohort, tmp_path):
         wk.extract_features(
             cohort, out=tmp_path / "a.zarr", scheduler=dask.file, worker_timeout_s=2, progress=progress, **OPTIONS
         )
+
+
+def test_a_result_that_went_with_the_last_worker_is_not_waited_for_for_ever(dask):
+    victim = dask.worker("w-0")
+    with Client(scheduler_file=str(dask.file), set_as_default=False) as mine:
+        future = mine.submit(sum, (1, 2))
+        while future.status != "finished":  # and not fetched
+            time.sleep(0.05)
+        kill(victim)
+        while mine.nthreads():
+            time.sleep(0.05)
+        with pytest.raises(NoWorkersError, match=r"no worker is left after 1 s of waiting"):
+            Crew(mine, patience_s=1).result(future)
+        dask.worker("w-1")
+        assert Crew(mine, patience_s=60).result(future) == 3
 
 
 @pytest.mark.slow

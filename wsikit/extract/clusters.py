@@ -70,6 +70,20 @@ class Crew:
                 raise no_workers("no worker is left", self._patience_s, self._hint)
         return max(1, self._now, self._most)
 
+    def result(self, future: Any) -> Any:
+        """What a task returned. Where that went with its worker it is made again, if there is another one.
+
+        Raises:
+            NoWorkersError: There has been no worker for ``patience_s``.
+        """
+        while True:
+            try:
+                return future.result(timeout=2)
+            except TimeoutError:
+                if future.status == "error":  # the task's own
+                    raise
+                self.threads()
+
 
 def no_workers(what: str, waited_s: float, hint: str) -> NoWorkersError:
     """The error of a cluster without workers."""

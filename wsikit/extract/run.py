@@ -314,7 +314,7 @@ class _Run:
         from wsikit.extract import worker as tasks
 
         client, store = crew.client, str(self.settings.store)
-        facts = client.submit(tasks.describe_encoders, store, pure=False).result()
+        facts = crew.result(client.submit(tasks.describe_encoders, store, pure=False))
         if isinstance(facts, Failure):
             raise _error_of(facts)
         self.keys = tuple(one.key for one in facts)
@@ -352,7 +352,7 @@ class _Run:
             future = next(flying)
             task = names.pop(future)
             lease.check()
-            result = self._result(future, task)
+            result = self._result(crew, future)
             if result is None and not alone:
                 # A worker that dies takes tasks with it that had no part in it: each is tried again by itself.
                 suspects.append(task)
@@ -375,12 +375,12 @@ class _Run:
             self.said.add(told[0])
             self.progress.say(told[1])
 
-    def _result(self, future: Any, task: _Task) -> Any:
+    def _result(self, crew: Crew, future: Any) -> Any:
         """A task's result, or None where its worker died under it again and again."""
         from distributed import KilledWorker
 
         try:
-            result = future.result()
+            result = crew.result(future)
         except KilledWorker:
             return None
         if result.failure is not None and result.failure.fatal:

@@ -103,7 +103,7 @@ class _Flying(Generic[KeyT]):
                 continue
             key = self._keys.pop(future)
             try:
-                return key, future.result()
+                return key, self._crew.result(future)
             except KilledWorker as e:
                 raise WorkerDiedError(
                     f"a fit has ended its worker process several times (mostly for want of memory): {e}; "
